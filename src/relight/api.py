@@ -1,0 +1,248 @@
+"""The functions behind the commands: the only place that joins reading, the live target and the engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from relight.core.checkpoint import Checkpoint
+from relight.core.errors import UsageError
+from relight.core.finding import Report, Verdict
+from relight.core.target import BuildFailure, Environment, FailureKind, Intent, IntentCall, ModelSpec, Target
+from relight.engine.diagnose import diagnose
+from relight.facts.facts import Facts
+from relight.facts.question import Question
+from relight.reader import open_checkpoint
+from relight.rulekit.registry import all_rules, rule_named
+
+_TARGET_ERRORS = (
+    FailureKind.TARGET_FILE_MISSING,
+    FailureKind.TARGET_NAME_MISSING,
+    FailureKind.TARGET_AMBIGUOUS,
+    FailureKind.TARGET_WRONG_TYPE,
+)
+
+
+def inspect(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        path: A file or a folder.
+
+    Returns:
+        What is inside. Damage is in ``problems``, never an exception.
+
+    Raises:
+        SourceError: The path cannot be opened.
+    """
+    return open_checkpoint(path)
+
+
+def check(
+    path: str | os.PathLike[str],
+    *,
+    target: str | ModelSpec | type | None = None,
+    environment: Environment | Mapping[str, str] | str | None = None,
+    intent: str = "load",
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    map_location: str | None = None,
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    ignore: Mapping[str, str] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Report:
+    """Will it load, into this model, here, for this purpose, and if not, why and what to do?
+
+    Args:
+        path: The checkpoint.
+        target: What it is loaded into: ``package.module:Class``, ``file.py:Class``, ``file.py``, a factory, the path
+            of a saved spec, a `ModelSpec`, or a class; None compares with nothing.
+        environment: Where: an `Environment`, pins such as ``{"torch": "2.1.0"}``, the path of a Python interpreter, or
+            None for the one that the target was built in, else this one if it has torch, else unknown.
+        intent: ``load`` (load_from_checkpoint), ``resume`` (Trainer.fit) or ``weights`` (torch.load, then
+            load_state_dict).
+        strict: ``strict`` as the call will pass it; None where it does not.
+        weights_only: ``weights_only`` as the call will pass it; None where it does not.
+        map_location: ``map_location`` as the call will pass it; None where it does not.
+        init: Keyword arguments that load_from_checkpoint passes on to the constructor.
+        hparams_file: ``hparams_file`` as the call will pass it.
+        ignore: Code or name of a rule to the reason why its findings are not wanted.
+        announce: Called with one line before something slow starts.
+
+    Returns:
+        The report.
+
+    Raises:
+        SourceError: The path cannot be opened.
+        UsageError: An argument does not make sense: an unknown intent, a target that does not exist.
+    """
+    try:
+        call = IntentCall(intent)
+    except ValueError:
+        raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
+    ignored = {rule_named(selector).code: reason for selector, reason in (ignore or {}).items()}
+    checkpoint = open_checkpoint(path)
+    python = environment if isinstance(environment, str) else None
+    built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, announce)
+    where = _environment(environment, built)
+    question = Question(
+        path=os.fspath(path),
+        target=None if built is None else built.argument,
+        intent=Intent(
+            call=call,
+            strict=strict,
+            weights_only=weights_only,
+            map_location=map_location,
+            init=tuple(init or ()),
+        ),
+        init=dict(init or {}),
+        hparams_file=hparams_file,
+        class_name=None if built is None else built.class_name,
+    )
+    report = diagnose(Facts(checkpoint, question, built, where), all_rules(), ignore=ignored)
+    if built is None and report.verdict is Verdict.UNKNOWN:
+        report = replace(report, candidates=tuple(_candidates()))
+    return report
+
+
+def spec(
+    target: str | type,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    python: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> ModelSpec:
+    """Describe a model: build it in a child process and write down what loading needs to know.
+
+    Args:
+        target: What to build, as for `check`.
+        checkpoint: File whose hyper_parameters are the constructor's arguments.
+        init: Further arguments, by name.
+        hparams_file: YAML or CSV file with arguments.
+        python: Interpreter to build it with.
+        announce: Called with one line before the child starts.
+
+    Returns:
+        The description.
+
+    Raises:
+        SourceError: The checkpoint cannot be opened.
+        UsageError: There is no such target, or it cannot be built; the message says why.
+    """
+    read = None if checkpoint is None else open_checkpoint(checkpoint)
+    built = _target(target, read, IntentCall.LOAD, None, init or {}, hparams_file, python, announce)
+    assert built is not None
+    if built.spec is None:
+        failure = built.failure or BuildFailure(kind=FailureKind.UNKNOWN, message="it could not be built")
+        where = f" ({failure.file}:{failure.line})" if failure.file else ""
+        said = f"{failure.exception}: {failure.message}" if failure.exception else failure.message
+        raise UsageError(
+            f"{built.argument} cannot be built: {said}{where}",
+            "Arguments of the constructor: --init NAME=VALUE, or --checkpoint FILE for those that a file holds.",
+        )
+    return built.spec
+
+
+def _target(
+    target: str | ModelSpec | type | None,
+    checkpoint: Checkpoint | None,
+    call: IntentCall,
+    strict: bool | None,
+    init: Mapping[str, object],
+    hparams_file: str | None,
+    python: str | None,
+    announce: Callable[[str], None] | None,
+) -> Target | None:
+    if target is None:
+        return None
+    if isinstance(target, ModelSpec):
+        return _from_spec(target, target.class_path)
+    if isinstance(target, type):
+        target = f"{target.__module__}:{target.__qualname__}"
+    from relight.live.capture import build_target
+
+    built = build_target(
+        target,
+        checkpoint,
+        init=init,
+        hparams_file=hparams_file,
+        python=python,
+        call=call.value,
+        strict=strict,
+        announce=announce,
+    )
+    failure = built.failure
+    if failure is not None and failure.kind in _TARGET_ERRORS:
+        raise UsageError(f"--target {target}: {failure.message}", _hint(failure))
+    return built
+
+
+def _from_spec(model: ModelSpec, argument: str) -> Target:
+    return Target(
+        argument=argument,
+        spec=model,
+        init=model.init,
+        class_name=model.class_name,
+        class_kind=model.kind,
+        passed=model.passed,
+        dropped=model.dropped,
+        approximated=model.approximated,
+        file=model.file,
+        environment=model.environment,
+    )
+
+
+def _hint(failure: BuildFailure) -> str | None:
+    if failure.suggestions:
+        return f"Did you mean {' or '.join(failure.suggestions[:3])}?"
+    if failure.candidates:
+        return f"It defines: {', '.join(failure.candidates[:8])}."
+    return None
+
+
+def _environment(
+    environment: Environment | Mapping[str, str] | str | None, target: Target | None
+) -> Environment | None:
+    if isinstance(environment, Environment):
+        return environment
+    if isinstance(environment, Mapping):
+        return Environment.from_dict(environment, origin="the given versions")
+    from relight.reader import installed
+
+    if isinstance(environment, str):
+        return installed.environment_of(environment)
+    if target is not None and target.environment is not None:
+        return target.environment
+    here = installed.current_environment()
+    return here if here.torch is not None else None
+
+
+def _candidates() -> list[str]:
+    from relight.live.capture import discover
+
+    return discover(Path.cwd())
+
+
+def explain_rule(selector: str) -> dict[str, Any]:
+    """The page of a rule, by code or name.
+
+    Raises:
+        UsageError: There is no such rule.
+    """
+    rule = rule_named(selector)
+    return {
+        "code": rule.code,
+        "name": rule.name,
+        "title": rule.title(),
+        "causes": list(rule.causes),
+        "severity": rule.severity.value,
+        "since": rule.since,
+        "page": rule.page(),
+        "examples": [{"name": e.name, "fires": type(e).__name__ == "Fires"} for e in rule.examples],
+    }

@@ -1,0 +1,91 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from relight.report.layout import Style
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_options(*formats: str) -> Callable[[F], F]:
+    """``--format``, ``-o`` and ``--color``."""
+
+    def decorate(function: F) -> F:
+        function = click.option(
+            "--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colours."
+        )(function)
+        function = click.option("-o", "--output", metavar="FILE", help="Write to a file instead of the terminal.")(
+            function
+        )
+        return click.option(
+            "--format", "format_", type=click.Choice(formats), default=formats[0], help="Output format."
+        )(function)
+
+    return decorate
+
+
+def target_options(function: F) -> F:
+    """What it takes to build the target."""
+    function = click.option("--python", metavar="PATH", help="Interpreter that builds the target and loads the file.")(
+        function
+    )
+    function = click.option("--hparams-file", metavar="FILE", help="hparams_file= of load_from_checkpoint.")(function)
+    return click.option(
+        "--init",
+        metavar="NAME=VALUE",
+        multiple=True,
+        help="Argument that load_from_checkpoint passes to the constructor; repeatable.",
+    )(function)
+
+
+def parse_init(values: Sequence[str]) -> dict[str, object]:
+    """``width=8`` → ``{"width": 8}``; a value that is no Python literal is a string."""
+    out: dict[str, object] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not equals or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param_hint="--init")
+        try:
+            out[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            out[name] = text
+    return out
+
+
+def style_for(color: str, output: str | None) -> Style:
+    """Colour and width of where the text goes."""
+    on_terminal = output is None and sys.stdout.isatty()
+    colour = color == "always" or (color == "auto" and on_terminal and not os.environ.get("NO_COLOR"))
+    width = shutil.get_terminal_size((80, 24)).columns if on_terminal or "COLUMNS" in os.environ else 80
+    return Style(colour=colour, width=width)
+
+
+def emit(text: str, output: str | None) -> None:
+    """Write the result where it was asked for."""
+    if output is None:
+        sys.stdout.write(text)
+        return
+    with open(output, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def as_json(data: Any) -> str:
+    """ASCII JSON with a final newline."""
+    return json.dumps(data, indent=2, ensure_ascii=True) + "\n"
+
+
+def announcer(quiet: bool) -> Callable[[str], None] | None:
+    """Prints the line that says why it takes a moment, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        return None
+    return lambda line: click.echo(line, err=True)

@@ -1,0 +1,1 @@
+"""The nouns: immutable values that every other layer talks in. Standard library only, no I/O."""

@@ -1,0 +1,219 @@
+"""Phases, gating, isolation of rules that crash, and the verdict."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from relight.core.errors import MissingFact
+from relight.core.finding import (
+    Confidence,
+    Crashed,
+    Finding,
+    Report,
+    Severity,
+    Skipped,
+    Stage,
+    Suppressed,
+    Verdict,
+)
+from relight.core.target import FailureKind, IntentCall, Target
+from relight.engine.notes import notes
+from relight.engine.summary import summary
+from relight.facts.facts import Facts
+from relight.facts.safety import safety
+from relight.rulekit.rule import Rule
+
+
+def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, str] | None = None) -> Report:
+    """Ask every rule and answer the question.
+
+    Args:
+        facts: All that is known.
+        rules: Rule classes, in any order.
+        ignore: Code or name of a rule to the reason why its findings are not wanted.
+
+    Returns:
+        The report. A rule that raises becomes a `Crashed` entry and never ends the run.
+    """
+    findings: list[Finding] = []
+    skipped: list[Skipped] = []
+    crashed: list[Crashed] = []
+    suppressed: list[Suppressed] = []
+    ignored = ignore or {}
+    gate: Finding | None = None
+    for rule in sorted(rules, key=lambda r: (r.phase, r.code)):
+        if gate is not None and rule.phase > _phase_of(gate, rules):
+            skipped.append(Skipped(rule.code, f"because {gate.code}: {gate.message}"))
+            continue
+        try:
+            _need(facts, rule.needs)
+            found = list(rule().check(facts))
+        except MissingFact as missing:
+            skipped.append(Skipped(rule.code, missing.reason))
+            continue
+        except Exception as error:  # a defect of that rule must not hide the answers of the others
+            crashed.append(Crashed(rule.code, _where(error)))
+            continue
+        for finding in found:
+            reason = ignored.get(finding.code, ignored.get(finding.name))
+            if reason is not None:
+                suppressed.append(Suppressed(finding.code, reason))
+                continue
+            findings.append(finding)
+            if rule.gates and finding.severity is Severity.ERROR and gate is None:
+                gate = finding
+    findings.sort(key=_root_cause_first)
+    unknown = _unknown(facts, gate)
+    return Report(
+        origin=facts.question.path,
+        summary=summary(facts),
+        target=_target(facts),
+        intent=facts.intent.call.value,
+        arguments=_arguments(facts),
+        environment=_environment(facts),
+        verdict=_verdict(facts, findings, suppressed, unknown),
+        safety=safety(facts.checkpoint),
+        findings=tuple(findings),
+        notes=tuple(notes(facts)) if not findings or all(f.severity is not Severity.ERROR for f in findings) else (),
+        unknown=tuple(unknown),
+        suppressed=tuple(suppressed),
+        skipped=tuple(skipped),
+        crashed=tuple(crashed),
+        stopped=_stopped(facts),
+    )
+
+
+def _phase_of(finding: Finding, rules: Iterable[type[Rule]]) -> int:
+    return next(r.phase for r in rules if r.code == finding.code)
+
+
+def _need(facts: Facts, needs: Iterable[str]) -> None:
+    """Touch the facts that a rule declares, so that an absent one is named before the rule runs."""
+    for name in sorted(needs):
+        if name == "contents":
+            _ = facts.lightning
+        elif name == "target":
+            _ = facts.resolved_target
+        elif name == "spec":
+            _ = facts.spec
+        elif name == "environment":
+            _ = facts.environment
+
+
+def _where(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1] if frames else None
+    place = f" ({last.filename.rpartition('/')[2]}:{last.lineno})" if last else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _root_cause_first(finding: Finding) -> tuple[int, int, int, int, str]:
+    """Errors first; among them what raises first; among those what explains most."""
+    stage = finding.predicts.stage if finding.predicts is not None else Stage.RESTORE
+    confidence = (Confidence.CERTAIN, Confidence.LIKELY, Confidence.POSSIBLE).index(finding.confidence)
+    return (
+        finding.severity.rank,
+        stage,
+        0 if finding.name == "argument-dropped" else 1,
+        -len(finding.explains),
+        f"{confidence}{finding.code}",
+    )
+
+
+def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
+    """Why loading cannot be promised, one sentence each."""
+    if gate is not None:
+        return []
+    out: list[str] = []
+    checkpoint = facts.checkpoint
+    if not facts.has_target:
+        out.append("not compared with a model")
+    else:
+        target = facts.resolved_target
+        failure = target.failure
+        if failure is not None and failure.kind in (FailureKind.UNKNOWN, FailureKind.NO_TORCH):
+            out.append(failure.message)
+        rehearsal = target.rehearsal
+        if rehearsal is not None and rehearsal.ok is None:
+            out.append(f"{rehearsal.stage} of the class needs real values ({rehearsal.exception}); that was not tried")
+        if target.spec is not None and checkpoint.state_dict_path is not None and checkpoint.readable:
+            out.extend(facts.keys.uncertain)
+    if facts.environment_known:
+        if facts.weights_only is None and checkpoint.readable and facts.blocked is not None:
+            out.append("whether weights_only=True is in effect is not known (versions of torch and Lightning)")
+        if checkpoint.readable and facts.placement.unknown is not None:
+            out.append(facts.placement.unknown)
+    elif facts.has_target:
+        out.append("the environment is not known")
+    if facts.intent.call is IntentCall.RESUME:
+        out.append("optimizers, loops and callbacks are not compared yet: this answer is about the weights")
+    return list(dict.fromkeys(s for s in out if s))
+
+
+def _verdict(facts: Facts, findings: list[Finding], suppressed: list[Suppressed], unknown: list[str]) -> Verdict:
+    errors = [f for f in findings if f.severity is Severity.ERROR]
+    if any(
+        f.confidence is not Confidence.POSSIBLE and (f.predicts is not None or f.code.startswith("RL1")) for f in errors
+    ):
+        return Verdict.FAILS
+    if errors or unknown or suppressed:
+        return Verdict.UNKNOWN
+    if any(f.wrong for f in findings):
+        return Verdict.LOADS_WRONG
+    return Verdict.LOADS
+
+
+def _target(facts: Facts) -> dict[str, Any] | None:
+    if not facts.has_target:
+        return None
+    target: Target = facts.resolved_target
+    return {
+        "argument": target.argument,
+        "class": target.class_name,
+        "kind": target.class_kind,
+        "file": target.file,
+        "built": target.spec is not None,
+        "approximated": list(target.approximated),
+    }
+
+
+def _arguments(facts: Facts) -> dict[str, Any]:
+    intent = facts.intent
+    out: dict[str, Any] = {}
+    for name in ("strict", "weights_only", "map_location"):
+        value = getattr(intent, name)
+        if value is not None:
+            out[name] = value
+    if intent.init:
+        out["init"] = list(intent.init)
+    return out
+
+
+def _environment(facts: Facts) -> dict[str, Any]:
+    if not facts.environment_known:
+        return {"known": False}
+    environment = facts.environment
+    return {
+        "known": True,
+        "origin": environment.origin,
+        "python": environment.python,
+        "torch": environment.torch,
+        "lightning": environment.lightning,
+        "cuda_devices": environment.cuda_devices,
+    }
+
+
+def _stopped(facts: Facts) -> str | None:
+    if not facts.has_target:
+        return None
+    target = facts.resolved_target
+    if target.stopped_at is None:
+        return None
+    file, _, line = target.stopped_at.rpartition(":")
+    does = {
+        "load_from_checkpoint": "loaded the checkpoint",
+        "torch.load": "loaded a file",
+    }.get(target.stopped_by or "", f"called {target.stopped_by}")
+    return f"{file} ran only up to line {line}, where it would have {does}."

@@ -1,0 +1,86 @@
+"""Lines worth knowing under a good answer. A difference that changes nothing gets one line, or none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from relight.core.dtypes import BY_NAME
+from relight.core.target import IntentCall
+from relight.facts.facts import Facts
+from relight.facts.versions import at_least, release
+
+
+def notes(facts: Facts) -> Iterator[str]:
+    """Sentences, at most one per subject."""
+    if not facts.has_target or not facts.checkpoint.readable or facts.resolved_target.spec is None:
+        return
+    yield from _versions(facts)
+    yield from _devices(facts)
+    yield from _dtypes(facts)
+
+
+def _versions(facts: Facts) -> Iterator[str]:
+    """Only for files of another major.minor; migration touches loops and callbacks, which a load does not read."""
+    if not facts.environment_known or facts.intent.call is not IntentCall.LOAD:
+        return
+    wrote, reads = facts.lightning.version, facts.environment.lightning
+    if wrote is None or reads is None or release(wrote)[:2] == release(reads)[:2]:
+        return
+    if at_least(reads, wrote) is None:
+        return
+    yield f"Written by Lightning {wrote}, read by {reads}: no change between them concerns what a load reads."
+
+
+def _devices(facts: Facts) -> Iterator[str]:
+    if not facts.environment_known:
+        return
+    placement = facts.placement
+    foreign = [t for t in placement.tags if t != "cpu"]
+    if not foreign or not placement.mapped or facts.intent.map_location is not None:
+        return
+    where = _device_words(foreign[0])
+    lacks = "; no GPU here" if foreign[0].startswith("cuda") and facts.environment.cuda_devices == 0 else ""
+    yield f"Saved on {where}{lacks}. {facts.call_name} moves it to the CPU itself."
+    ids = {t.storage_id for t in facts.checkpoint.tensors}
+    weights = sum(s.nbytes for s in facts.checkpoint.storages.values() if s.id in ids)
+    everything = sum(s.nbytes for s in facts.checkpoint.storages.values())
+    more = f"; {_bytes(everything)} with the optimizer's state (resume only)" if everything > weights else ""
+    yield f"Memory: {_bytes(weights)} of weights{more}."
+
+
+def _device_words(tag: str) -> str:
+    backend, _, index = tag.partition(":")
+    if backend == "cuda":
+        return f"GPU {index or 0}"
+    return {"mps": "an Apple GPU", "xla": "a TPU"}.get(backend, tag)
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit in ("B", "KB") or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def _dtypes(facts: Facts) -> Iterator[str]:
+    """Conversions that load_state_dict makes without a word."""
+    params = {p.key: p for p in facts.spec.params}
+    changes: Counter[tuple[str, str]] = Counter()
+    for tensor in facts.checkpoint.tensors:
+        param = params.get(tensor.key)
+        if param is not None and param.dtype is not None and param.dtype != tensor.dtype:
+            changes[(tensor.dtype, param.dtype)] += 1
+    for (saved, wanted), count in changes.items():
+        lossy = _loses(saved, wanted)
+        yield (
+            f"{count} tensor{'' if count == 1 else 's'}: values are converted from {saved} to {wanted}"
+            + (", which loses digits." if lossy else ".")
+        )
+
+
+def _loses(saved: str, wanted: str) -> bool:
+    a, b = BY_NAME.get(saved), BY_NAME.get(wanted)
+    return a is not None and b is not None and (b.itemsize < a.itemsize or {saved, wanted} == {"float16", "bfloat16"})

@@ -1,0 +1,1 @@
+"""What follows from checkpoint, target, environment and intent: derived, cached, pure."""

@@ -1,0 +1,66 @@
+"""How findings speak of modules, keys and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from relight.core.finding import Evidence
+from relight.core.target import ModelSpec
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """``[16, 8]``; ``[]`` for a scalar."""
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def tensors(count: int) -> str:
+    """``1 tensor``, ``2 tensors``."""
+    return f"{count:,} tensor{'' if count == 1 else 's'}"
+
+
+def some(names: Iterable[str], limit: int = 4) -> str:
+    """``a, b, c, d and 3 more``."""
+    listed = list(names)
+    if len(listed) <= limit:
+        return ", ".join(listed)
+    return f"{', '.join(listed[:limit])} and {len(listed) - limit} more"
+
+
+def module_text(spec: ModelSpec, path: str) -> str:
+    """``nn.Linear(in_features=1, out_features=5)``; an empty string for a path that is no module."""
+    module = spec.module(path)
+    if module is None:
+        return ""
+    name = module.class_path.rpartition(".")[2]
+    if module.class_path.startswith("torch.nn."):
+        name = f"nn.{name}"
+    extra = module.extra_repr.replace(", bias=True", "")
+    if "\n" in extra or len(extra) > 60:
+        extra = "..."
+    return f"{name}({extra})" if extra or not module.extra_repr else name
+
+
+def where(spec: ModelSpec, path: str) -> str | None:
+    """``load.py:9``: where the attribute that holds a module or parameter is assigned."""
+    while path:
+        module = spec.module(path)
+        if module is not None and module.line is not None:
+            return module.line
+        path = path.rpartition(".")[0]
+    return None
+
+
+def groups(
+    spec: ModelSpec, by_module: dict[str, tuple[str, ...]], *, in_model: bool, limit: int = 5
+) -> tuple[Evidence, ...]:
+    """One line of evidence per group of keys, the largest first, and how many more there are."""
+    ordered = sorted(by_module.items(), key=lambda g: -len(g[1]))
+    lines = []
+    for path, keys in ordered[:limit]:
+        text = module_text(spec, path) if in_model else ""
+        count = tensors(len(keys)) if keys != (path,) else "a tensor of its own"
+        lines.append(Evidence(path, f"{text}, {count}" if text else count, where(spec, path) if in_model else None))
+    if len(ordered) > limit:
+        rest = sum(len(keys) for _, keys in ordered[limit:])
+        lines.append(Evidence("...", f"{len(ordered) - limit} more, {tensors(rest)}"))
+    return tuple(lines)

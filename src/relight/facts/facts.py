@@ -1,0 +1,206 @@
+"""The only thing that a rule sees."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TypeAlias
+
+from relight.core.checkpoint import Checkpoint
+from relight.core.errors import MissingFact
+from relight.core.finding import Prediction, Stage
+from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
+from relight.facts import devices, imports, keys, unpickling
+from relight.facts.arguments import Arguments, sort_arguments
+from relight.facts.attribution import Attribution, attribute, with_arguments
+from relight.facts.keys import KeyDiff
+from relight.facts.lightning import LightningView
+from relight.facts.question import Question
+
+FactName: TypeAlias = str
+
+
+class Facts:
+    """Everything that is known about one question, derived when asked for and then kept.
+
+    A rule names the facts that it uses in ``needs``; asking for one that this check does not have raises
+    `MissingFact`, which makes the rule *skipped* with that reason.
+
+    Args:
+        checkpoint: What was read.
+        question: What was asked.
+        target: What ``--target`` led to, None if there was none.
+        environment: Where it is loaded; None if nothing is known about it.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        question: Question,
+        target: Target | None = None,
+        environment: Environment | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.question = question
+        self._target = target
+        self._environment = environment
+
+    @property
+    def intent(self) -> Intent:
+        """How it is loaded."""
+        return self.question.intent
+
+    @property
+    def has_target(self) -> bool:
+        """Whether a target was given, built or not."""
+        return self._target is not None
+
+    def folder_of_module(self, name: str) -> str | None:
+        """A folder below the working directory that holds a module of that name, None if there is none."""
+        return imports.folder_of_module(name)
+
+    def display(self, file: str) -> str:
+        """A path as the user would write it: relative to the working directory where it lies below it."""
+        return imports.relative(file)
+
+    @property
+    def resolved_target(self) -> Target:
+        """What ``--target`` led to, built or not (fact ``target``)."""
+        if self._target is None:
+            raise MissingFact("target", "no --target was given")
+        return self._target
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model (fact ``spec``)."""
+        target = self.resolved_target
+        if target.spec is None:
+            raise MissingFact("spec", "the model could not be built")
+        return target.spec
+
+    @property
+    def failure(self) -> BuildFailure | None:
+        """Why the model could not be built; None if it was (fact ``target``)."""
+        return self.resolved_target.failure
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """What the real class said to the file's keys; None if it was not asked (fact ``target``)."""
+        return self.resolved_target.rehearsal
+
+    @property
+    def environment(self) -> Environment:
+        """Where it is loaded (fact ``environment``)."""
+        if self._environment is None:
+            raise MissingFact("environment", "the environment is not known: no torch here, and no --env or --python")
+        return self._environment
+
+    @property
+    def environment_known(self) -> bool:
+        """Whether anything is known about where it is loaded."""
+        return self._environment is not None
+
+    @cached_property
+    def lightning(self) -> LightningView:
+        """The Lightning view of the file (fact ``contents``)."""
+        self._need_contents()
+        return LightningView(self.checkpoint)
+
+    def _need_contents(self) -> None:
+        if not self.checkpoint.readable:
+            raise MissingFact("contents", "the file's contents could not be read")
+
+    @cached_property
+    def calls_lightning(self) -> bool:
+        """Whether the call goes through Lightning (``load`` and ``resume``)."""
+        return self.intent.call is not IntentCall.WEIGHTS
+
+    @cached_property
+    def call_name(self) -> str:
+        """Name of the call, as a message would put it."""
+        return {
+            IntentCall.LOAD: "load_from_checkpoint",
+            IntentCall.RESUME: "Trainer.fit",
+            IntentCall.WEIGHTS: "torch.load",
+        }[self.intent.call]
+
+    @cached_property
+    def strict(self) -> bool:
+        """``strict`` as it will be: passed, else the class's ``strict_loading``, else True."""
+        if self.intent.strict is not None:
+            return self.intent.strict
+        spec = None if self._target is None else self._target.spec
+        if spec is not None and spec.strict_loading is not None and self.calls_lightning:
+            return spec.strict_loading
+        return True
+
+    @cached_property
+    def weights_only(self) -> bool | None:
+        """Whether the call unpickles with ``weights_only=True``; None if that is not known (fact ``environment``)."""
+        return imports.weights_only_in_effect(self.intent, self.environment)
+
+    @property
+    def weights_only_or_none(self) -> bool | None:
+        """`weights_only`, and None where the environment is not known."""
+        return None if self._environment is None else self.weights_only
+
+    @cached_property
+    def blocked(self) -> imports.Blocked | None:
+        """What ``weights_only=True`` would refuse in the file (fact ``contents``)."""
+        self._need_contents()
+        return imports.blocked(self.checkpoint)
+
+    @cached_property
+    def resolutions(self) -> tuple[imports.Resolution, ...]:
+        """Every name of the pickle against the environment (facts ``contents``, ``environment``)."""
+        self._need_contents()
+        main = None
+        if self._target is not None and self._target.file is not None:
+            main = self._target.file
+        return tuple(imports.resolve(self.checkpoint, self.environment, main))
+
+    @cached_property
+    def unpickling(self) -> Prediction | None:
+        """What unpickling raises first, None if nothing that can be told (facts ``contents``, ``environment``)."""
+        if self.weights_only:
+            return None if self.blocked is None else unpickling.refusal(self.blocked, self.call_name)
+        if self.weights_only is None:
+            return None
+        for resolution in self.resolutions:
+            if resolution.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE):
+                return unpickling.import_error(resolution, self.call_name)
+            bad = unpickling.bad_enum(resolution)
+            if bad is not None:
+                name = resolution.ref.name
+                return Prediction(Stage.UNPICKLE, self.call_name, "ValueError", f"{bad[0]!r} is not a valid {name}")
+        return None
+
+    @cached_property
+    def placement(self) -> devices.Placement:
+        """The file's location tags in this call (facts ``contents``, ``environment``)."""
+        self._need_contents()
+        return devices.place(self.checkpoint, self.environment, self.intent)
+
+    @cached_property
+    def keys(self) -> KeyDiff:
+        """What ``load_state_dict`` finds (facts ``contents``, ``spec``)."""
+        spec = self.spec
+        self._need_contents()
+        if self.checkpoint.state_dict_path is None:
+            raise MissingFact("contents", "nothing in the file looks like a state_dict")
+        return keys.compare(self.checkpoint, spec, self.rehearsal)
+
+    @cached_property
+    def arguments(self) -> Arguments | None:
+        """The constructor call that loading makes; None if the class or its way is not known (fact ``target``)."""
+        target = self.resolved_target
+        init = target.init or (target.spec.init if target.spec is not None else None)
+        self._need_contents()
+        return None if init is None else sort_arguments(self.lightning, init, self.intent)
+
+    @cached_property
+    def attribution(self) -> Attribution:
+        """Why keys differ, each explained once (facts ``contents``, ``spec``)."""
+        found = attribute(self.keys, self.checkpoint, self.spec)
+        if not self.calls_lightning or self.arguments is None:
+            return found
+        return with_arguments(found, self.arguments)

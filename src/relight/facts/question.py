@@ -1,0 +1,87 @@
+"""The question as the user put it, so that every command and line that relight prints works when pasted."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from relight.core.target import Intent, IntentCall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What was asked.
+
+    Attributes:
+        path: The checkpoint as given.
+        target: ``--target`` as given, None if none.
+        intent: How it will be loaded.
+        init: ``--init`` values as given, as Python literals where they are.
+        hparams_file: ``--hparams-file`` as given.
+        class_name: Name of the target's class, where it is known.
+    """
+
+    path: str
+    target: str | None = None
+    intent: Intent = field(default_factory=Intent)
+    init: Mapping[str, object] = field(default_factory=dict)
+    hparams_file: str | None = None
+    class_name: str | None = None
+
+    def command(self, verb: str, path: str | None = None, *options: str) -> str:
+        """A relight command on this question: ``relight check model.ckpt --target load.py:MyModel``."""
+        parts = ["relight", verb, path or self.path]
+        if self.target is not None and verb == "check":
+            parts += ["--target", self.target]
+        if self.intent.call is not IntentCall.LOAD and verb == "check":
+            parts += ["--for", self.intent.call.value]
+        parts += options
+        return " ".join(shlex.quote(p) for p in parts)
+
+    def load_call(self, path: str | None = None, /, **changes: object) -> str:
+        """The real call with changed arguments: ``MyModel.load_from_checkpoint("model.ckpt", strict=False)``."""
+        if self.intent.call is IntentCall.WEIGHTS:
+            return self.torch_load(path, **{k: v for k, v in changes.items() if k in ("weights_only", "map_location")})
+        arguments: dict[str, object] = {}
+        if self.intent.map_location is not None:
+            arguments["map_location"] = self.intent.map_location
+        if self.hparams_file is not None:
+            arguments["hparams_file"] = self.hparams_file
+        if self.intent.strict is not None:
+            arguments["strict"] = self.intent.strict
+        if self.intent.weights_only is not None:
+            arguments["weights_only"] = self.intent.weights_only
+        arguments.update(self.init)
+        arguments.update(changes)
+        return f"{self.class_name or 'MyModel'}.load_from_checkpoint({_arguments(path or self.path, arguments)})"
+
+    def torch_load(self, path: str | None = None, /, **arguments: object) -> str:
+        """``torch.load("model.ckpt", map_location="cpu")``."""
+        return f"torch.load({_arguments(path or self.path, arguments)})"
+
+    def fixed_path(self, word: str = "fixed") -> str:
+        """A name for a corrected copy beside the file: ``model.fixed.ckpt``."""
+        stem, dot, suffix = self.path.rpartition(".")
+        return f"{stem}.{word}.{suffix}" if dot and "/" not in suffix else f"{self.path}.{word}"
+
+
+class Code:
+    """A piece of Python to print as it is inside an argument list (``...``)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _arguments(path: str, arguments: Mapping[str, object]) -> str:
+    return ", ".join([literal(path), *(f"{k}={literal(v)}" for k, v in arguments.items())])
+
+
+def literal(value: object) -> str:
+    """Python source for a value; strings in double quotes as people write them."""
+    if isinstance(value, str):
+        return '"' + repr(value)[1:-1].replace('"', '\\"').replace("\\'", "'") + '"'
+    return repr(value)

@@ -1,0 +1,81 @@
+"""What unpickling will raise, first of all: one answer that every rule on the pickle's contents shares."""
+
+from __future__ import annotations
+
+import re
+
+from relight.core.finding import Prediction, Stage
+from relight.core.objects import Call, Global, Value
+from relight.facts import data
+from relight.facts.imports import Blocked, Found, Resolution
+from relight.facts.lightning import hparam_items, type_name
+from relight.reader import source_tree
+
+
+def refusal(blocked: Blocked, call: str) -> Prediction:
+    """What the safe unpickler says. Source: torch 2.13, ``_weights_only_unpickler.py``, ``Unpickler.load``."""
+    if blocked.opcode is not None:
+        message = f"Unsupported operand {blocked.opcode}"
+    elif blocked.module_blocked:
+        name = blocked.names[0]
+        message = f"Trying to load unsupported GLOBAL {name.full_name} whose module {name.module} is blocked."
+    else:
+        shown = blocked.names[0].full_name.removeprefix("builtins.")
+        message = f"Unsupported global: GLOBAL {shown} was not an allowed global by default."
+    return Prediction(Stage.UNPICKLE, call, "_pickle.UnpicklingError", message)
+
+
+def import_error(resolution: Resolution, call: str) -> Prediction:
+    """What the ordinary unpickler says to a name that is not there."""
+    if resolution.found is Found.NO_MODULE:
+        return Prediction(
+            Stage.UNPICKLE,
+            call,
+            "ModuleNotFoundError",
+            f"No module named {resolution.missing_module or resolution.ref.module!r}",
+        )
+    if call == "torch.load":
+        message = f"Can't get attribute {resolution.ref.name!r}"
+    else:
+        # Lightning's _RedirectingUnpickler is the pure-Python one, whose words differ.
+        message = f"has no attribute {resolution.ref.name!r}"
+    return Prediction(Stage.UNPICKLE, call, "AttributeError", message)
+
+
+def bad_enum(resolution: Resolution) -> tuple[Value, tuple[object, ...]] | None:
+    """(stored value, values that the class has) where an Enum member in the file is none of the class any more."""
+    value = resolution.value
+    if resolution.file is None or not isinstance(value, Call) or value.how != "reduce" or len(value.args) != 1:
+        return None
+    stored = value.args[0]
+    if not isinstance(stored, (str, int, float, bool)):
+        return None
+    values = source_tree.enum_values(resolution.file, resolution.ref.name)
+    if values is None or stored in values:
+        return None
+    return stored, tuple(values)
+
+
+def cause_of(ref: Global) -> str:
+    """Id in the catalogue of failures for a name that is refused."""
+    return _entry(ref)["cause"]
+
+
+def _entry(ref: Global) -> dict[str, str]:
+    for entry in data.load("blocked_causes")["patterns"]:
+        if re.match(entry["pattern"], ref.full_name):
+            return dict(entry)
+    raise AssertionError("the last pattern matches everything")
+
+
+def describe(ref: Global, value: Value) -> str:
+    """``an argparse.Namespace (2 values: width, lr)``."""
+    if not isinstance(value, Call) or value.name != ref.full_name:
+        return f"names {ref.full_name}"
+    words = type_name(value)
+    article = "an" if words[:1].lower() in "aeio" else "a"
+    names = [n for n, _ in hparam_items(value) if not n.startswith("_")]
+    if not names:
+        return f"{article} {words}"
+    shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"{article} {words} ({len(names)} value{'s' if len(names) != 1 else ''}: {shown})"

@@ -1,0 +1,255 @@
+"""What a thing is, by its bytes and never by its name; and what a non-checkpoint really is."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
+from relight.core.errors import SourceError
+from relight.core.objects import Value
+from relight.reader import safetensors, torch_file
+from relight.reader.archive import Archive
+from relight.reader.limits import DEFAULT_LIMITS, Limits
+from relight.reader.pickle_vm import decode
+from relight.reader.source import ByteSource, LocalSource
+
+_HEAD = 4096
+
+# First bytes of formats that people take for checkpoints. Sources: the formats' own specifications.
+_SIGNATURES: tuple[tuple[bytes, str], ...] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+    (b"Rar!\x1a\x07", "rar"),
+    (b"\x89HDF\r\n\x1a\n", "hdf5"),
+    (b"GGUF", "gguf"),
+    (b"GGML", "gguf"),
+    (b"\x93NUMPY", "npy"),
+    (b"version https://git-lfs.github.com/spec/", "git-lfs-pointer"),
+    (b"/annex/objects/", "git-annex-pointer"),
+)
+_TEXT_START = re.compile(rb"^[\x09\x0a\x0d\x20-\x7e\x80-\xff]+$")
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        path: A file or a folder.
+        limits: What reading may cost.
+
+    Returns:
+        What was read. Bad content never raises: it becomes ``problems``.
+
+    Raises:
+        SourceError: The path cannot be opened.
+    """
+    if os.path.isdir(path):
+        return _folder(os.fspath(path))
+    source = LocalSource(path)
+    try:
+        return read(source, limits=limits)
+    finally:
+        source.close()
+
+
+def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
+    """Read what a source holds; see `open_checkpoint`."""
+    if source.size == 0:
+        return _nothing(source, Problem(kind=ProblemKind.EMPTY, message="the file has no bytes", fatal=True))
+    head = source.read(0, _HEAD)
+    if head[:4] == b"PK\x03\x04" or head[:4] == b"PK\x05\x06":
+        return _zip(source, limits)
+    if not any(head) and _all_zero(source):
+        return _nothing(
+            source,
+            Problem(kind=ProblemKind.ALL_ZERO, message=f"all of the {source.size:,} bytes are zero", fatal=True),
+        )
+    if safetensors.looks_like(head, source.size):
+        return safetensors.read(source, limits)
+    for signature, what in _SIGNATURES:
+        if head.startswith(signature):
+            return _nothing(source, _other(what, head))
+    if head[257:262] == b"ustar" or _is_old_tar(head):
+        return _nothing(source, _other("tar", head))
+    first = decode(source.read(0, min(source.size, 64)), limits=limits)
+    if torch_file.is_magic(first.value):
+        return torch_file.read_legacy(source, limits)
+    return _text_or_pickle(source, head, first.value, limits)
+
+
+def _nothing(source: ByteSource, *problems: Problem, layout: Layout = Layout.NOT_A_CHECKPOINT) -> Checkpoint:
+    return Checkpoint(
+        origin=source.name,
+        nbytes=source.size,
+        layout=layout,
+        problems=problems,
+        bytes_read=source.bytes_read,
+    )
+
+
+def _all_zero(source: ByteSource) -> bool:
+    """Whether the whole file is zero: looked at in full up to 64 MiB, at both ends and the middle beyond."""
+    step, size = 1 << 20, source.size
+    if size <= 64 << 20:
+        starts: list[int] = list(range(0, size, step))
+    else:
+        starts = [0, size // 4, size // 2, size - step]
+    return not any(any(source.read(at, step)) for at in starts)
+
+
+def _other(what: str, head: bytes) -> Problem:
+    details: dict[str, str | int] = {}
+    if what == "git-lfs-pointer":
+        for line in head.decode("utf-8", "replace").splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oid":
+                details["sha256"] = value.removeprefix("sha256:")
+            elif name == "size" and value.strip().isdigit():
+                details["size"] = int(value)
+    return Problem(
+        kind=ProblemKind.NOT_A_CHECKPOINT,
+        message=f"the file is {what}, by its first bytes",
+        fatal=True,
+        what=what,
+        details=details,
+    )
+
+
+def _zip(source: ByteSource, limits: Limits) -> Checkpoint:
+    archive = Archive(source, limits)
+    if not archive.usable:
+        if any(p.kind is ProblemKind.NO_CENTRAL_DIRECTORY for p in archive.problems):
+            return torch_file.read_cut_zip(source, archive, limits)
+        return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
+    names = archive.records
+    if "data.pkl" in names and ("constants.pkl" in names or any(n.startswith("code/") for n in names)):
+        return _archive_of(source, archive, Layout.TORCHSCRIPT, "torchscript")
+    if "data.pkl" in names:
+        return torch_file.read_zip(source, archive, limits)
+    what = _zip_kind(archive)
+    if what == "damaged":
+        archive._problem(ProblemKind.RECORD_MISSING, "the archive has no data.pkl", record="data.pkl")
+        return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
+    return _archive_of(source, archive, Layout.NOT_A_CHECKPOINT, what)
+
+
+def _zip_kind(archive: Archive) -> str:
+    names = list(archive.records)
+    tails = {n.rpartition("/")[2] for n in names}
+    if (
+        "archive_format" in tails
+        or any(n.startswith(("models/", "data/aotinductor")) for n in names)
+        or ("serialized_exported_program.json" in tails)
+    ):
+        return "torch-export"
+    if names and all(n.endswith(".npy") for n in names):
+        return "npz"
+    if "constants.pkl" in tails:
+        return "torchscript"
+    if any(n.startswith("data/") for n in names) and ("version" in names or "byteorder" in names):
+        return "damaged"
+    if any(n.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors")) for n in names) or "data.pkl" in tails:
+        return "nested-zip"
+    return "zip"
+
+
+def _archive_of(source: ByteSource, archive: Archive, layout: Layout, what: str) -> Checkpoint:
+    problem = Problem(
+        kind=ProblemKind.NOT_A_CHECKPOINT,
+        message=f"the archive's records are those of {what}",
+        fatal=True,
+        what=what,
+    )
+    fatal = [p for p in archive.problems if p.kind is ProblemKind.ENCRYPTED]
+    return Checkpoint(
+        origin=source.name,
+        nbytes=source.size,
+        layout=layout,
+        records=tuple(archive.records.values()),
+        problems=(*fatal, problem),
+        bytes_read=source.bytes_read,
+    )
+
+
+def _is_old_tar(head: bytes) -> bool:
+    """A tar without magic: an octal checksum of the header that is right."""
+    if len(head) < 512:
+        return False
+    field = head[148:156].strip(b" \0")
+    try:
+        claimed = int(field, 8) if field else -1
+    except ValueError:
+        return False
+    return claimed == sum(head[:148]) + 8 * 32 + sum(head[156:512])
+
+
+def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limits) -> Checkpoint:
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    lowered = text[:512].lower()
+    what = None
+    if lowered.startswith((b"<!doctype html", b"<html")) or (lowered.startswith(b"<") and b"<html" in lowered):
+        what = "html"
+    elif lowered.startswith(b"<"):
+        what = "xml"
+    elif text[:1] in (b"{", b"[") and _TEXT_START.match(head[:1024]) and b"\x00" not in head:
+        what = "json"
+    if what is not None:
+        return _nothing(source, _other(what, head))
+    pickled = torch_file.read_pickle(source, limits)
+    if pickled.stream is not None:
+        return pickled
+    if _zip_behind(source):
+        archive = Archive(source, limits)
+        return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
+    if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
+        return pickled  # starts like a pickle and breaks: damage, not another format
+    if head[:1] == b"\x08" and b"onnx" in head[:200].lower():
+        return _nothing(source, _other("onnx", head))
+    if _TEXT_START.match(head) and b"\x00" not in head:
+        yaml = re.match(rb"^(---|#|[A-Za-z_][\w.-]*:(\s|$))", text) is not None
+        return _nothing(source, _other("yaml" if yaml else "text", head))
+    if any(p.kind is ProblemKind.LIMIT for p in pickled.problems):
+        return pickled
+    return _nothing(source, _other("unknown", head))
+
+
+def _zip_behind(source: ByteSource) -> bool:
+    """Whether a zip archive ends this file although it does not start it."""
+    tail = source.read(max(source.size - (64 << 10), 0), 64 << 10)
+    return b"PK\x05\x06" in tail and b"PK\x01\x02" in tail
+
+
+def _folder(path: str) -> Checkpoint:
+    """What a folder is, by what lies in it."""
+    try:
+        names = os.listdir(path)
+    except OSError as error:
+        raise SourceError(path, error.strerror or str(error)) from None
+    size = 0
+    for name in names:
+        try:
+            size += os.lstat(os.path.join(path, name)).st_size
+        except OSError:
+            continue
+    if ".metadata" in names or any(n.endswith(".distcp") for n in names):
+        what = "dcp"
+    elif "latest" in names or "zero_to_fp32.py" in names or any("zero_pp_rank" in n or "mp_rank" in n for n in names):
+        what = "deepspeed"
+    elif any(n.endswith(".index.json") for n in names):
+        what = "sharded-index"
+    elif "checkpoint" in names and os.path.isdir(os.path.join(path, "checkpoint")):
+        what = "deepspeed"
+    else:
+        what = "directory"
+    return Checkpoint(
+        origin=path,
+        nbytes=size,
+        layout=Layout.DIRECTORY,
+        problems=(
+            Problem(kind=ProblemKind.UNSUPPORTED, message=f"a folder with {len(names)} entries", fatal=True, what=what),
+        ),
+    )

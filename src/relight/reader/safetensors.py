@@ -1,0 +1,133 @@
+"""safetensors files: a JSON header that describes byte ranges. Format: the README of safetensors, section "Format"."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Span, StorageEntry, TensorEntry
+from relight.core.dtypes import BY_NAME, BY_SAFETENSORS
+from relight.core.objects import ObjectPath
+from relight.reader.limits import Limits
+from relight.reader.source import ByteSource
+
+
+def looks_like(head: bytes, size: int) -> bool:
+    """Whether a file starts like safetensors: a plausible header length, then an opening brace."""
+    if len(head) < 9 or head[8:9] != b"{":
+        return False
+    (length,) = struct.unpack("<Q", head[:8])
+    return 2 <= length <= max(size - 8, 0)
+
+
+def read(source: ByteSource, limits: Limits) -> Checkpoint:
+    """Describe every tensor of the header; ranges are checked as the format asks: no overlap, no hole, to the end."""
+    (length,) = struct.unpack("<Q", source.read(0, 8))
+    problems: list[Problem] = []
+    tensors: list[TensorEntry] = []
+    storages: dict[str, StorageEntry] = {}
+    if length > limits.header_bytes:
+        problems.append(_problem(ProblemKind.LIMIT, f"the header has {length:,} bytes", what="header_bytes"))
+    else:
+        header = _header(source.read(8, length), problems)
+        spans: list[tuple[int, int, str]] = []
+        for key, entry in header.items():
+            if key == "__metadata__":
+                continue
+            found = _tensor(key, entry, 8 + length)
+            if isinstance(found, str):
+                problems.append(_problem(ProblemKind.TENSOR_OUT_OF_BOUNDS, f"{key}: {found}"))
+                continue
+            tensor, storage = found
+            tensors.append(tensor)
+            storages[key] = storage
+            assert storage.span is not None
+            spans.append((storage.span.start, storage.span.end, key))
+        problems += _gaps(sorted(spans), 8 + length, source.size)
+    return Checkpoint(
+        origin=source.name,
+        nbytes=source.size,
+        layout=Layout.SAFETENSORS,
+        storages=storages,
+        state_dict_path=ObjectPath(),
+        tensors=tuple(tensors),
+        problems=tuple(problems),
+        bytes_read=source.bytes_read,
+    )
+
+
+def _problem(kind: ProblemKind, message: str, what: str | None = None) -> Problem:
+    return Problem(kind=kind, message=message, fatal=True, what=what)
+
+
+def _header(raw: bytes, problems: list[Problem]) -> dict[str, Any]:
+    doubled: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        out = dict(items)
+        if len(out) != len(items):
+            doubled.extend(k for k, _ in items)
+        return out
+
+    def refuse(text: str) -> Any:
+        raise ValueError(f"{text} is no JSON")
+
+    depth = deepest = 0
+    for byte in raw:
+        depth += (byte in b"{[") - (byte in b"}]")
+        deepest = max(deepest, depth)
+    if deepest > 8:
+        problems.append(_problem(ProblemKind.LIMIT, f"the header is nested {deepest} deep", what="nesting"))
+        return {}
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=refuse)
+    except ValueError as error:
+        problems.append(_problem(ProblemKind.ARCHIVE_MALFORMED, f"the header is no JSON: {error}"))
+        return {}
+    if not isinstance(header, dict):
+        problems.append(_problem(ProblemKind.ARCHIVE_MALFORMED, "the header is no JSON object"))
+        return {}
+    if doubled:
+        problems.append(_problem(ProblemKind.ARCHIVE_AMBIGUOUS, "the header has the same key twice"))
+    return header
+
+
+def _tensor(key: str, entry: Any, start: int) -> tuple[TensorEntry, StorageEntry] | str:
+    if not isinstance(entry, dict):
+        return "no description"
+    dtype = BY_SAFETENSORS.get(entry.get("dtype", ""))
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if dtype is None:
+        return f"unknown dtype {entry.get('dtype')!r}"
+    if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
+        return "shape or offsets are not whole numbers"
+    numel = 1
+    for size in shape:
+        numel *= size
+    begin, end = offsets
+    nbytes = numel * BY_NAME[dtype.name].itemsize
+    if end - begin != nbytes:
+        return f"{nbytes:,} bytes of values in a range of {end - begin:,}"
+    stride = [1] * len(shape)
+    for i in range(len(shape) - 2, -1, -1):
+        stride[i] = stride[i + 1] * max(shape[i + 1], 1)
+    storage = StorageEntry(key, dtype.name, "cpu", numel, nbytes, Span(start + begin, nbytes))
+    return TensorEntry(key, dtype.name, tuple(shape), tuple(stride), 0, key, "cpu", ObjectPath((key,))), storage
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and v >= 0 for v in value)
+
+
+def _gaps(spans: list[tuple[int, int, str]], start: int, size: int) -> list[Problem]:
+    position = start
+    for begin, end, key in spans:
+        if begin != position:
+            return [_problem(ProblemKind.ARCHIVE_MALFORMED, f"{key} does not start where the tensor before it ends")]
+        position = end
+    if position > size:
+        return [_problem(ProblemKind.TRUNCATED, f"the tensors end at byte {position:,}, the file at {size:,}")]
+    if position < size:
+        return [_problem(ProblemKind.BYTES_AFTER, f"{size - position:,} bytes belong to no tensor")]
+    return []

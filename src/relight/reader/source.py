@@ -1,0 +1,115 @@
+"""Where bytes come from: explicit ranges, counted, so that laziness can be tested."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Protocol
+
+from relight.core.errors import SourceError
+
+
+class ByteSource(Protocol):
+    """Random access to the bytes of one thing.
+
+    Attributes:
+        name: As the user gave it.
+        size: Bytes in all.
+        bytes_read: Bytes handed out so far.
+        requests: Ranges asked for so far.
+    """
+
+    name: str
+    size: int
+    bytes_read: int
+    requests: int
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes of a range; fewer where the source ends before."""
+        ...
+
+    def close(self) -> None:
+        """Give the handle back."""
+        ...
+
+
+class MemorySource:
+    """Bytes that are already there."""
+
+    def __init__(self, data: bytes, name: str = "<bytes>") -> None:
+        self.name = name
+        self.size = len(data)
+        self.bytes_read = 0
+        self.requests = 0
+        self._data = data
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes of a range; fewer where the source ends before."""
+        part = self._data[max(start, 0) : max(start, 0) + max(length, 0)]
+        self.bytes_read += len(part)
+        self.requests += 1
+        return part
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class LocalSource:
+    """A file, read by position. Never mapped: a file that shrinks must not kill the process.
+
+    Args:
+        path: Path of a regular file.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self.bytes_read = 0
+        self.requests = 0
+        try:
+            self._file = open(path, "rb", buffering=0)
+            self.size = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise SourceError(self.name, _reason(error)) from None
+        except ValueError as error:  # an embedded NUL
+            raise SourceError(self.name, str(error)) from None
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            self._file.close()
+            raise SourceError(self.name, "it is not a regular file")
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes of a range; fewer where the file ends before.
+
+        Raises:
+            SourceError: The disk could not deliver them.
+        """
+        start, length = max(start, 0), max(min(length, self.size - start), 0)
+        parts: list[bytes] = []
+        try:
+            self._file.seek(start)
+            while length > 0:
+                part = self._file.read(length)
+                if not part:
+                    break
+                parts.append(part)
+                length -= len(part)
+        except OSError as error:
+            raise SourceError(self.name, _reason(error)) from None
+        data = b"".join(parts)
+        self.bytes_read += len(data)
+        self.requests += 1
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _reason(error: OSError) -> str:
+    return {
+        "FileNotFoundError": "there is no such file",
+        "PermissionError": "permission denied",
+        "IsADirectoryError": "it is a folder",
+    }.get(type(error).__name__, error.strerror or str(error))

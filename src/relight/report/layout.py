@@ -1,0 +1,85 @@
+"""Laying out lines for a terminal: wrapping, columns, colour, and characters that a file must not smuggle in."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+
+from relight.core.finding import Evidence
+
+_COLOURS = {"error": "1;31", "warning": "1;33", "note": "1;36", "good": "1;32", "dim": "2", "bold": "1"}
+
+
+class Style:
+    """Colours, or none.
+
+    Args:
+        colour: Whether to write ANSI sequences.
+        width: Columns to lay out for.
+    """
+
+    def __init__(self, *, colour: bool = False, width: int = 80) -> None:
+        self.colour = colour
+        self.width = max(40, min(width, 100))
+
+    def paint(self, text: str, kind: str) -> str:
+        """Text in the colour of a kind; unchanged without colour."""
+        return f"\x1b[{_COLOURS[kind]}m{text}\x1b[0m" if self.colour else text
+
+
+def clean(text: str) -> str:
+    """Text with every control character written out: what a file names must not drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def wrapped(text: str, style: Style, indent: str = "  ") -> list[str]:
+    """A paragraph, wrapped and indented; words and paths are never broken."""
+    return textwrap.wrap(
+        clean(text),
+        style.width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def verbatim(text: str, indent: str = "    ") -> list[str]:
+    """Code and commands: never wrapped, so that they can be copied."""
+    return [f"{indent}{clean(line)}" if line else "" for line in text.splitlines()]
+
+
+def titled(left: str, right: str, style: Style) -> str:
+    """Left part, and the right part at the right margin where it fits, else after two spaces."""
+    gap = style.width - len(left) - len(right)
+    return f"{left}{' ' * max(gap, 2)}{right}"
+
+
+def columns(evidence: Sequence[Evidence], style: Style, indent: str = "  ") -> list[str]:
+    """Evidence in up to three columns; the last one (where) at the right."""
+    if not evidence:
+        return []
+    first = min(max(len(clean(e.what)) for e in evidence), 34)
+    out: list[str] = []
+    for e in evidence:
+        what, text, where = clean(e.what), clean(e.text), clean(e.where or "")
+        head = f"{indent}{what.ljust(first)}" if text or where else f"{indent}{what}"
+        room = style.width - len(head) - 2 - (len(where) + 2 if where else 0)
+        parts = textwrap.wrap(text, max(room, 24), break_long_words=False, break_on_hyphens=False) or [""]
+        line = f"{head}  {parts[0]}".rstrip()
+        if where:
+            line = f"{line}{' ' * max(style.width - len(line) - len(where), 2)}{where}"
+        out.append(line)
+        out.extend(f"{indent}{' ' * first}  {p}" for p in parts[1:])
+    return out
+
+
+def joined(lines: Iterable[str]) -> str:
+    """Lines as one text with a final newline."""
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def shortened(text: str, limit: int) -> str:
+    """One line of at most ``limit`` characters; what is cut is marked."""
+    flat = " ".join(clean(text).split())
+    return flat if len(flat) <= limit else flat[: limit - 4].rstrip() + " ..."

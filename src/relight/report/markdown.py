@@ -1,0 +1,71 @@
+"""A report to paste into a thread: the same words as in the terminal, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Report, Verdict
+from relight.report.layout import clean, shortened
+from relight.report.text import about_file, headline
+
+
+def render(report: Report) -> str:
+    """The whole text, with a final newline."""
+    return "\n".join(_lines(report)).rstrip() + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"**`{clean(report.origin)}`: {_escaped(headline(report))}**"
+    yield ""
+    if report.verdict in (Verdict.UNKNOWN, Verdict.LOADS):
+        if report.target is None:
+            yield _escaped(about_file(report))
+            yield ""
+        yield from (f"Not known: {_escaped(u)}." for u in report.unknown if report.target is not None)
+    for note in report.notes:
+        yield _escaped(note)
+        yield ""
+    for finding in report.findings:
+        yield f"### {finding.severity.value}: {_escaped(finding.message)} `[{finding.name}]`"
+        yield ""
+        if finding.evidence:
+            for e in finding.evidence:
+                where = f" ({clean(e.where)})" if e.where else ""
+                yield f"- `{clean(e.what)}` {_escaped(e.text)}{where}".rstrip()
+            yield ""
+        for paragraph in finding.context:
+            yield _escaped(paragraph)
+            yield ""
+        if finding.predicts is not None and finding.predicts == report.prediction:
+            p = finding.predicts
+            yield f"`{p.call}` raises `{p.exception}`: `{shortened(p.message, 300)}`"
+            yield ""
+        for fix in finding.fixes:
+            yield _escaped(fix.title)
+            yield ""
+            for language, text in (("console", fix.command), ("python", fix.code)):
+                if text:
+                    yield f"```{language}"
+                    yield from clean(text).splitlines()
+                    yield "```"
+                    yield ""
+            if fix.note:
+                yield _escaped(fix.note)
+                yield ""
+    if report.stopped:
+        yield _escaped(report.stopped)
+        yield ""
+    env = report.environment
+    if env.get("known"):
+        yield (
+            f"<sub>relight check --for {report.intent}; python {env.get('python')}, torch {env.get('torch')}, "
+            f"lightning {env.get('lightning')}</sub>"
+        )
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown takes literally: names may hold underscores, stars and angle brackets."""
+    out = clean(text)
+    for character in ("\\", "`", "*", "_", "<", ">", "[", "]", "#", "|"):
+        out = out.replace(character, f"\\{character}")
+    return out

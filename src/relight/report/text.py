@@ -1,0 +1,184 @@
+"""A report as people read it in a terminal: verdict, cause, evidence, what to paste."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from relight.core.finding import Finding, Fix, Report, Safety, Severity, Stage, Verdict
+from relight.report.layout import Style, columns, joined, shortened, titled, verbatim, wrapped
+
+
+def render(report: Report, style: Style, *, verbose: bool = False) -> str:
+    """The whole text, with a final newline."""
+    return joined(_lines(report, style, verbose=verbose))
+
+
+def _lines(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
+    kind = {Verdict.FAILS: "error", Verdict.LOADS_WRONG: "warning", Verdict.LOADS: "good"}.get(report.verdict, "bold")
+    yield style.paint(f"{report.origin}: {headline(report)}", kind)
+    if report.verdict in (Verdict.UNKNOWN, Verdict.LOADS):
+        yield from _about(report, style)
+    for note in report.notes:
+        yield from wrapped(note, style)
+    yield from _findings(report, style)
+    if report.safety is Safety.DANGEROUS and not report.findings:
+        yield from wrapped("Safety: dangerous.", style)
+    if report.stopped:
+        yield ""
+        yield from wrapped(report.stopped, style, indent="")
+    for crash in report.crashed:
+        yield ""
+        yield from wrapped(f"relight: rule {crash.code} crashed ({crash.error}); please report it.", style, indent="")
+    if verbose:
+        yield from _verbose(report, style)
+
+
+def headline(report: Report) -> str:
+    """The first line without the path: the answer, and into what."""
+    into = _into(report)
+    if report.verdict is Verdict.FAILS:
+        first = report.prediction
+        built = first is not None and first.stage in (Stage.IMPORT, Stage.CONSTRUCT)
+        if built and report.target is not None and report.summary.get("tensors"):
+            return f"the file is sound, but {into} cannot be built"
+        if report.target is not None:
+            verb = "resume" if report.intent == "resume" else "load"
+            return f"will not {verb} into {into}"
+        if report.intent == "weights":
+            return "will not load with a plain torch.load"
+        return "will not load here" if any(not f.code.startswith("RL1") for f in report.findings) else "will not load"
+    if report.verdict is Verdict.LOADS_WRONG:
+        return f"loads WITHOUT AN ERROR, BUT WRONG, into {into}"
+    if report.verdict is Verdict.LOADS:
+        return f"loads into {into}"
+    if report.target is None:
+        if report.findings:
+            return "not compared with a model yet"
+        return "the file is sound. Not compared with a model yet."
+    return f"may load into {into}; not everything could be checked"
+
+
+def _into(report: Report) -> str:
+    target = report.target
+    if target is None:
+        return "a model"
+    name = target.get("class") or target.get("argument") or "the model"
+    file = target.get("file")
+    return f"{name} ({file})" if file else str(name)
+
+
+def _about(report: Report, style: Style) -> Iterator[str]:
+    """What is known of the file, and what was left open."""
+    if report.target is None:
+        yield from wrapped(about_file(report), style)
+        if report.candidates:
+            several = len(report.candidates) > 1
+            yield from wrapped(
+                f"To compare it with {'a LightningModule' if several else 'the LightningModule'} in this folder:", style
+            )
+            for candidate in report.candidates[:5]:
+                yield f"    relight check {shlex.quote(report.origin)} --target {shlex.quote(candidate)}"
+        else:
+            yield from wrapped("To compare it with a model: --target package.module:Class, or file.py:Class.", style)
+    elif report.unknown:
+        for sentence in report.unknown:
+            yield from wrapped(f"Not known: {sentence}.", style)
+
+
+def about_file(report: Report) -> str:
+    """``Lightning 2.6.6, epoch 10, step 40; 4 tensors, 241 values; Adam state.``"""
+    s = report.summary
+    parts: list[str] = []
+    if s.get("lightning"):
+        when = [f"Lightning {s['lightning']}"]
+        if s.get("epoch") is not None:
+            when.append(f"epoch {s['epoch']}")
+        if s.get("global_step") is not None:
+            when.append(f"step {s['global_step']}")
+        parts.append(", ".join(when))
+    else:
+        parts.append(
+            {
+                "state-dict": "A plain state_dict",
+                "training-state": "A training state of another program",
+                "module": "A whole pickled object",
+                "lightning": "A Lightning file that states no version",
+            }.get(str(s.get("kind")), f"Layout {s.get('layout')}")
+        )
+    n, values = int(s.get("tensors") or 0), int(s.get("values") or 0)
+    parts.append(f"{n:,} tensor{'' if n == 1 else 's'}, {values:,} value{'' if values == 1 else 's'}")
+    families = list(dict.fromkeys(s.get("optimizers") or ()))
+    if families:
+        parts.append(f"{' and '.join('optimizer' if f == 'optimizer' else f for f in families)} state")
+    return "; ".join(parts) + "."
+
+
+def _findings(report: Report, style: Style) -> Iterator[str]:
+    first = report.prediction
+    quoted = said_later = False
+    for finding in report.findings:
+        yield ""
+        predicts = finding.predicts if finding.severity is Severity.ERROR else None
+        if first is not None and predicts is not None and predicts.stage > first.stage and not said_later:
+            said_later = True
+            yield from wrapped("Shows only once the above is mended:", style, indent="")
+            yield ""
+        quote = predicts is not None and predicts == first and not quoted and not _states_exception(finding)
+        quoted = quoted or quote
+        yield from _finding(finding, style, exception=quote)
+
+
+def _states_exception(finding: Finding) -> bool:
+    return any(
+        finding.predicts is not None and finding.predicts.exception.rpartition(".")[2] in c for c in finding.context
+    )
+
+
+def _finding(finding: Finding, style: Style, *, exception: bool) -> Iterator[str]:
+    severity = finding.severity.value
+    left = f"{severity}: {finding.message}"
+    right = f"[{finding.name}]"
+    if len(left) + 2 + len(right) > style.width:
+        lines = wrapped(f"{left}  {right}", style, indent="")
+        yield lines[0].replace(f"{severity}:", style.paint(f"{severity}:", severity), 1)
+        yield from lines[1:]
+    else:
+        line = titled(left, right, style)
+        yield line.replace(f"{severity}:", style.paint(f"{severity}:", severity), 1)
+    yield from columns(finding.evidence, style)
+    for paragraph in finding.context:
+        yield from wrapped(paragraph, style)
+    if exception and finding.predicts is not None:
+        p = finding.predicts
+        message = p.message.partition("\n\t")[2] or p.message
+        text = f"{p.call} raises {p.exception}" + (f": {message}" if message else "")
+        yield from wrapped(shortened(text, 2 * style.width - 8), style)
+    for i, fix in enumerate(finding.fixes):
+        if i == 0 or fix.code or fix.command or finding.fixes[i - 1].code or finding.fixes[i - 1].command:
+            yield ""
+        yield from _fix(fix, style)
+
+
+def _fix(fix: Fix, style: Style) -> Iterator[str]:
+    yield from wrapped(fix.title, style)
+    if fix.command:
+        yield from verbatim(fix.command)
+    if fix.code:
+        yield from verbatim(fix.code)
+    if fix.note:
+        yield from wrapped(fix.note, style, indent="    " if fix.code or fix.command else "  ")
+
+
+def _verbose(report: Report, style: Style) -> Iterator[str]:
+    if report.suppressed:
+        yield ""
+        yield from (f"ignored: {s.code} ({s.reason})" for s in report.suppressed)
+    if report.skipped:
+        yield ""
+        yield "Not asked:"
+        reasons: dict[str, list[str]] = {}
+        for s in report.skipped:
+            reasons.setdefault(s.reason, []).append(s.code)
+        for reason, codes in reasons.items():
+            yield from wrapped(f"{', '.join(codes)}: {reason}", style)

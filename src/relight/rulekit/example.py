@@ -1,0 +1,176 @@
+"""Examples as data: a rule says which tiny checkpoint it fires on and on which near miss it stays silent.
+
+`relight.testing` turns them into real files, models and environments; they are tests, and they are in the rule's page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from relight.core.target import BuildFailure, InitParam, Intent, Rehearsal
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of a recipe, filled with zeros.
+
+    Attributes:
+        shape: Sizes.
+        dtype: Element type by name.
+        device: Location tag.
+        storage: Tensors of the same storage name share their bytes; None gives each its own.
+    """
+
+    shape: Shape
+    dtype: str = "float32"
+    device: str = "cpu"
+    storage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A class or function that the pickle names, as a value: ``Ref("my_module.MyClass")``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Obj:
+    """An object that the pickle would construct.
+
+    Attributes:
+        name: ``module.Class``.
+        state: Its attributes.
+        args: Constructor arguments (``Enum`` members are pickled as a call with their value).
+    """
+
+    name: str
+    state: Mapping[str, object] | None = None
+    args: tuple[object, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A checkpoint of a few hundred bytes.
+
+    Attributes:
+        tensors: The state_dict: key to shape, `Tensor`, or any other value.
+        version: ``pytorch-lightning_version``; None leaves the key out.
+        hparams: ``hyper_parameters``; None leaves the key out.
+        extra: Further top-level entries.
+        raw: The state_dict itself is the root: no Lightning file at all.
+        under: Key that holds the state_dict in place of ``state_dict``.
+        metadata: Versions in the state_dict's ``_metadata``; None leaves it out.
+        legacy: Write the layout of torch before 1.6.
+        keep: Keep that share of the bytes only, 0 to 1: a download that broke off.
+        content: Bytes of something else altogether, instead of all of the above.
+    """
+
+    tensors: Mapping[str, object] = field(default_factory=lambda: {"net.weight": (2, 3), "net.bias": (2,)})
+    version: str | None = "2.6.6"
+    hparams: Mapping[str, object] | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
+    raw: bool = False
+    under: str = "state_dict"
+    metadata: Mapping[str, int] | None = None
+    legacy: bool = False
+    keep: float = 1.0
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model, as much of it as a rule looks at.
+
+    Attributes:
+        params: Entries of the state_dict: key to shape, or None for a lazy one.
+        buffers: Keys among them that are buffers.
+        modules: Module path to class path, for the modules whose class matters (``torch.nn.modules.linear.Linear``).
+        tied: Groups of keys that are the same tensor.
+        init: Constructor arguments: ``"width"`` is required, ``InitParam`` says more.
+        var_keyword: The constructor takes ``**kwargs``.
+        failure: Why it could not be built, instead of a model.
+        rehearsal: What the real class said.
+        dropped: Hyper_parameters that Lightning drops.
+        passed: Hyper_parameters that reach the constructor.
+        strict_loading: As the class sets it.
+        name: Class name.
+    """
+
+    params: Mapping[str, Shape | None] = field(default_factory=lambda: {"net.weight": (2, 3), "net.bias": (2,)})
+    buffers: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    tied: tuple[tuple[str, ...], ...] = ()
+    init: tuple[str | InitParam, ...] = ()
+    var_keyword: bool = False
+    failure: BuildFailure | None = None
+    rehearsal: Rehearsal | None = None
+    dropped: tuple[str, ...] = ()
+    passed: tuple[str, ...] = ()
+    strict_loading: bool | None = None
+    name: str = "MyModel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Env:
+    """An environment; the defaults are those of the development extra on a machine without a GPU.
+
+    Attributes:
+        python: Version.
+        packages: Versions by distribution.
+        cuda_devices: Number of GPUs.
+        modules: Top-level modules that can be imported besides the standard library.
+    """
+
+    python: str = "3.11.7"
+    packages: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "torch": "2.13.0",
+            "lightning": "2.6.6",
+            "pytorch-lightning": "2.6.6",
+            "numpy": "2.4.6",
+        }
+    )
+    cuda_devices: int = 0
+    modules: tuple[str, ...] = ("torch", "lightning", "pytorch_lightning", "numpy", "omegaconf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One case of a rule.
+
+    Attributes:
+        name: What it shows, as a test id: ``one layer added``.
+        file: The checkpoint.
+        model: The target, None for none.
+        env: The environment, None for an unknown one.
+        intent: How it is loaded.
+    """
+
+    name: str
+    file: File = field(default_factory=File)
+    model: Model | None = None
+    env: Env | None = field(default_factory=Env)
+    intent: Intent = field(default_factory=Intent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fires(Example):
+    """The rule must find something here.
+
+    Attributes:
+        cause: The cause it must name; None accepts any of the rule's.
+        oracle: False where the real libraries cannot be asked with this recipe (the live tests ask them then).
+    """
+
+    cause: str | None = None
+    oracle: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent(Example):
+    """A near miss: the rule must not say anything."""

@@ -1,0 +1,124 @@
+"""RL101."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.checkpoint import Layout, Problem, ProblemKind
+from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
+from relight.core.target import Intent, IntentCall
+from relight.facts import data
+from relight.facts.facts import Facts
+from relight.facts.question import Code
+from relight.rulekit import File, Fires, Phase, Rule, Silent
+
+_KINDS = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
+# First bytes that no unpickler takes for an opcode: the exception is the same whatever follows.
+_NO_OPCODE = {"html": "<", "xml": "<", "json": "{", "git-lfs-pointer": "v", "git-annex-pointer": "/", "gzip": "\\x1f"}
+
+
+class NotACheckpoint(Rule):
+    """The file is something else than a checkpoint.
+
+    What it checks
+    --------------
+    The first bytes of the file, whatever its name: web pages and error answers of servers, Git LFS pointers, other
+    archives and other frameworks' formats, compiled programs, folders.
+
+    Why loading fails
+    -----------------
+    torch.load takes anything that is not a zip archive for a pickle, and fails at the first byte that means nothing
+    to it: ``invalid load key, '<'``. With ``weights_only=True`` the same failure is reported with the advice to try
+    ``weights_only=False``, which cannot help.
+
+    How to fix
+    ----------
+    Get the right file: download it again, fetch it with Git LFS, unpack the archive around it, or load it with the
+    function that belongs to its format.
+
+    References
+    ----------
+    torch/serialization.py, ``load`` and ``_legacy_load``.
+    """
+
+    code = "RL101"
+    name = "not-a-checkpoint"
+    causes = tuple(dict.fromkeys(k["cause"] for k in data.load("file_kinds")["kinds"].values()))
+    phase = Phase.CONTAINER
+    gates = True
+    examples = (
+        Fires(name="a web page", file=File(content=b"<!doctype html><html></html>"), cause="html-page-saved"),
+        Fires(
+            name="a Git LFS pointer",
+            file=File(
+                content=b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+                + b"4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 5160000000\n"
+            ),
+            cause="git-lfs-pointer",
+        ),
+        Fires(
+            name="a server's JSON answer, plain torch.load",
+            file=File(content=b'{"error": "not found"}'),
+            cause="json-or-text-saved",
+            intent=Intent(call=IntentCall.WEIGHTS),
+        ),
+        Silent(name="a checkpoint of torch before 1.6", file=File(legacy=True)),
+        Silent(name="a checkpoint that is cut off", file=File(keep=0.7)),
+        Silent(name="a plain state_dict", file=File(raw=True)),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """Word what the reader recognised."""
+        kinds = data.load("file_kinds")["kinds"]
+        for problem in facts.checkpoint.problems_of(*_KINDS):
+            kind = kinds.get(problem.what or "unknown", kinds["unknown"])
+            if problem.what == "safetensors" or facts.checkpoint.layout is Layout.SAFETENSORS:
+                continue
+            context = [kind["why"]]
+            if problem.what == "git-lfs-pointer" and "size" in problem.details:
+                context.append(
+                    f"The data that belongs here has {int(problem.details['size']):,} bytes, sha256 "
+                    f"{str(problem.details.get('sha256', ''))[:16]}..."
+                )
+            yield self.finding(
+                f"this is {kind['is']}, not a checkpoint"
+                if not kind["is"].startswith("not ")
+                else f"this is {kind['is']}",
+                cause=kind["cause"],
+                context=context,
+                fixes=[_fix(kind, facts)],
+                predicts=_prediction(problem, facts),
+            )
+
+
+def _fix(kind: dict[str, str], facts: Facts) -> Fix:
+    path = facts.question.path
+    command = kind.get("command")
+    if "unpack" in kind:
+        import shlex
+
+        out = path.removesuffix(".gz").removesuffix(".xz").removesuffix(".bz2").removesuffix(".zst")
+        out = facts.question.fixed_path("unpacked") if out == path else out
+        command = kind["unpack"].format(path=shlex.quote(path), out=shlex.quote(out))
+    code = kind["code"].format(literal=repr(Code('"' + path + '"'))) if "code" in kind else None
+    return Fix(
+        title=kind["remedy"],
+        kind=FixKind(kind["fix"]),
+        applicability=Applicability.MANUAL,
+        command=command,
+        code=code,
+    )
+
+
+def _prediction(problem: Problem, facts: Facts) -> Prediction | None:
+    if problem.what in ("dcp", "deepspeed", "sharded-index", "directory"):
+        return Prediction(Stage.OPEN, facts.call_name, "IsADirectoryError", "Is a directory")
+    key = _NO_OPCODE.get(problem.what or "")
+    if key is None:
+        return None
+    try:
+        weights_only = facts.weights_only
+    except Exception:  # the environment is unknown: either message may come
+        weights_only = None
+    message = "Weights only load failed" if weights_only else f"invalid load key, '{key}'."
+    return Prediction(Stage.OPEN, facts.call_name, "_pickle.UnpicklingError", "" if weights_only is None else message)

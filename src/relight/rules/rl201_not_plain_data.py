@@ -1,0 +1,186 @@
+"""RL201."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Safety
+from relight.core.objects import Global
+from relight.core.target import Intent, IntentCall
+from relight.facts import data, imports, safety, unpickling
+from relight.facts.facts import Facts
+from relight.rulekit import Env, File, Fires, Obj, Phase, Rule, Silent
+
+_OLD = Env(packages={"torch": "2.5.1", "lightning": "2.5.6", "pytorch-lightning": "2.5.6"})
+
+
+class NotPlainData(Rule):
+    """The file holds objects that the safe unpickler refuses.
+
+    What it checks
+    --------------
+    Every name in the pickle, and every opcode, against what torch's ``weights_only=True`` accepts; and whether the
+    call uses it: torch.load since torch 2.6, load_from_checkpoint and Trainer since Lightning 2.6.
+
+    Why loading fails
+    -----------------
+    The safe unpickler builds tensors, numbers, strings and a few containers. At the first other name it stops with
+    ``Unsupported global: GLOBAL argparse.Namespace was not an allowed global by default``. The weights are fine.
+
+    How to fix
+    ----------
+    For a file of your own, pass ``weights_only=False``, or allow exactly the names that the file needs: all of them
+    are listed here, where torch names only the first. Hyper_parameters that are plain values never meet this.
+
+    References
+    ----------
+    torch/_weights_only_unpickler.py; release notes of torch 2.6 and Lightning 2.6.
+    """
+
+    code = "RL201"
+    name = "not-plain-data"
+    causes = (
+        *dict.fromkeys(p["cause"] for p in data.load("blocked_causes")["patterns"]),
+        "wo-early-reader-opcode",
+        "wrong-pickle-protocol",
+        "wo-blocked-module",
+    )
+    phase = Phase.CONTENTS
+    needs = frozenset({"contents", "environment"})
+    examples = (
+        Fires(
+            name="a Namespace in the hyper_parameters",
+            file=File(hparams={"args": Obj("argparse.Namespace", {"width": 8, "lr": 0.1})}),
+            cause="wo-namespace",
+        ),
+        Fires(
+            name="a path, plain torch.load",
+            file=File(hparams={"data_dir": Obj("pathlib.PosixPath", args=("data",))}),
+            cause="wo-pathlib",
+            intent=Intent(call=IntentCall.WEIGHTS),
+        ),
+        Fires(
+            name="asked for by argument",
+            file=File(hparams={"args": Obj("argparse.Namespace", {"width": 8})}),
+            env=_OLD,
+            intent=Intent(call=IntentCall.WEIGHTS, weights_only=True),
+            oracle=False,  # another torch than the one installed for tests
+        ),
+        Silent(name="plain values", file=File(hparams={"width": 8, "layers": [1, 2], "name": "x", "scale": 0.5})),
+        Silent(
+            name="switched off by argument",
+            file=File(hparams={"args": Obj("argparse.Namespace", {"width": 8})}),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="an older Lightning, which does not ask for it",
+            file=File(hparams={"args": Obj("argparse.Namespace", {"width": 8})}),
+            env=_OLD,
+        ),
+        Silent(
+            name="a class that cannot be imported either",
+            file=File(hparams={"layer": Obj("gone_module.Layer", {"dim": 2})}),
+        ),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding for all refused names, the first of them named as torch will name it."""
+        blocked = facts.blocked
+        if not facts.weights_only or blocked is None:
+            return
+        absent = {r.ref for r in facts.resolutions if r.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE)}
+        names = [n for n in blocked.names if n not in absent]
+        if not names and (absent or blocked.opcode is None):
+            return  # the rule on missing modules has them all
+        places = imports.uses(facts.checkpoint)
+        # A helper class (a dtype, an omegaconf node) sits inside an object that is already named: list the outermost.
+        evidence = _evidence(names, places)
+        yield self.finding(
+            _message(len(evidence), blocked),
+            cause=_cause(names, blocked),
+            evidence=evidence[:6],
+            context=_context(facts, evidence),
+            fixes=_fixes(facts, names),
+            subjects=[n.full_name for n in names],
+            explains=[n.full_name for n in names],
+            predicts=facts.unpickling,
+        )
+
+
+def _message(count: int, blocked: imports.Blocked) -> str:
+    if not blocked.names:
+        return f"the pickle uses protocol features that weights_only=True does not read (operand {blocked.opcode})"
+    return (
+        "one object in this file is not plain data"
+        if count == 1
+        else f"{count} objects in this file are not plain data"
+    )
+
+
+def _cause(names: list[Global], blocked: imports.Blocked) -> str:
+    if blocked.opcode is not None:
+        return "wrong-pickle-protocol" if blocked.opcode in (0x93, 0x94, 0x95) else "wo-early-reader-opcode"
+    if blocked.module_blocked:
+        return "wo-blocked-module"
+    return unpickling.cause_of(names[0])
+
+
+def _evidence(names: list[Global], places: imports.Places) -> list[Evidence]:
+    out: dict[str, Evidence] = {}
+    seen: list[str] = []
+    for ref in names:
+        path, value = places.get(ref.full_name, (None, None))
+        where = "the file" if path is None else str(path)
+        inside = any(where == s or where.startswith((s + ".", s + "[")) for s in seen)
+        if not inside:
+            out[where] = Evidence(where, f"is {unpickling.describe(ref, value)}".replace("is names", "names"))
+            seen.append(where)
+    return list(out.values())
+
+
+def _context(facts: Facts, evidence: list[Evidence]) -> list[str]:
+    by_argument = facts.intent.weights_only is True
+    since = (
+        "weights_only=True refuses such objects."
+        if by_argument
+        else "Since torch 2.6 such objects are refused by default."
+        if not facts.calls_lightning
+        else "Since torch 2.6 and Lightning 2.6 such objects are refused by default."
+    )
+    verdict = safety.safety(facts.checkpoint)
+    weights = "the weights are fine." if facts.checkpoint.tensors else "nothing else is refused."
+    only = "It is the only one. " if len(evidence) == 1 else "These are all. "
+    if verdict is Safety.DANGEROUS:
+        return [since, "Unpickling it would run code that the file chooses: see the finding on that."]
+    return [f"{since} {only}{weights[0].upper()}{weights[1:]}"]
+
+
+def _fixes(facts: Facts, names: list[Global]) -> list[Fix]:
+    if safety.safety(facts.checkpoint) is Safety.DANGEROUS:
+        return []
+    fixes = [
+        Fix(
+            title="For a file of your own, or one that you trust, leave it as it is:",
+            kind=FixKind.LOAD_ARGUMENT,
+            applicability=Applicability.SAFE,
+            code=facts.question.load_call(weights_only=False),
+            note="That unpickles everything in the file, which can run code.",
+        )
+    ]
+    cannot = set(data.load("blocked_causes")["allow_list_cannot"]["names"])
+    companions = set(data.load("blocked_causes")["numpy_companions"]["names"])
+    full = [n.full_name for n in names]
+    if names and not cannot & set(full) and not companions & set(full) and len(full) <= 12:
+        modules = sorted({n.module for n in names if n.module != "builtins"})
+        listed = ", ".join(n.full_name.removeprefix("builtins.") for n in names)
+        fixes.append(
+            Fix(
+                title=f"Or allow exactly {'this name' if len(full) == 1 else f'these {len(full)} names'}, and nothing else:",
+                kind=FixKind.CODE,
+                applicability=Applicability.SAFE,
+                code=f"import {', '.join([*modules, 'torch'])}\n"
+                f"with torch.serialization.safe_globals([{listed}]):\n"
+                f"    model = {facts.question.load_call()}",
+            )
+        )
+    return fixes

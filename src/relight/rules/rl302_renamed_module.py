@@ -1,0 +1,134 @@
+"""RL302."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
+from relight.facts import describe, snippets
+from relight.facts.attribution import Explanation
+from relight.facts.comparison import confidence, load_error, severity
+from relight.facts.facts import Facts
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_NET = {"net.weight": (4, 3), "net.bias": (4,)}
+
+
+class RenamedModule(Rule):
+    """A part of the model has another name than in the checkpoint.
+
+    What it checks
+    --------------
+    Whether keys that are missing and keys that are left over are the same subtree under another name: the same
+    names below it, the same shapes, and one to one. Where several subtrees are equal in all this, names that are
+    clearly alike decide, and the finding says that it is a guess; where not even those help, it says only that.
+
+    Why loading fails
+    -----------------
+    A state_dict knows tensors by name. After a rename the old name is unexpected and the new one missing.
+
+    How to fix
+    ----------
+    Rename the keys in a copy; no tensor changes. ``strict=False`` would leave the renamed part at random values.
+
+    References
+    ----------
+    torch/nn/modules/module.py, ``Module.load_state_dict``.
+    """
+
+    code = "RL302"
+    name = "renamed-module"
+    causes = ("module-renamed",)
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(
+            name="one layer renamed",
+            file=File(tensors={**_NET, "layer2.weight": (5, 4), "layer2.bias": (5,)}),
+            model=Model(params={**_NET, "head.weight": (5, 4), "head.bias": (5,)}),
+        ),
+        Fires(
+            name="moved one level deeper",
+            file=File(tensors={**_NET, "block.conv.weight": (2, 2, 3, 3), "block.bn.weight": (2,)}),
+            model=Model(params={**_NET, "layer1.0.conv.weight": (2, 2, 3, 3), "layer1.0.bn.weight": (2,)}),
+        ),
+        Fires(
+            name="two equal branches under new names",
+            file=File(tensors={**_NET, "left.weight": (3, 3), "right.weight": (3, 3)}),
+            model=Model(params={**_NET, "branch_a.weight": (3, 3), "branch_b.weight": (3, 3)}),
+        ),
+        Silent(name="one layer added", file=File(tensors=_NET), model=Model(params={**_NET, "head.weight": (5, 4)})),
+        Silent(name="one layer removed", file=File(tensors={**_NET, "head.weight": (5, 4)}), model=Model(params=_NET)),
+        Silent(
+            name="added and removed, of other shapes",
+            file=File(tensors={**_NET, "old.weight": (5, 4)}),
+            model=Model(params={**_NET, "new.weight": (7, 7)}),
+        ),
+    )  # fmt: skip
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """Word all renames as one finding: they have one remedy."""
+        renames = facts.attribution.of("renamed")
+        if not renames:
+            return
+        known = [e for e in renames if e.pairs]
+        open_groups = [e for e in renames if not e.pairs]
+        pairs = [p for e in known for p in e.pairs]
+        guess = any(confidence(facts, e) is not Confidence.CERTAIN for e in known)
+        evidence = [
+            Evidence(
+                f"{e.about['old']} -> {e.about['new']}",
+                describe.tensors(len(e.pairs)) + ("" if e.certain else ", by its name: a guess"),
+                describe.where(facts.spec, e.about["new"]),
+            )
+            for e in sorted(known, key=lambda e: -len(e.pairs))
+        ]
+        for e in open_groups:
+            evidence.append(
+                Evidence(
+                    describe.some(e.about["olds"]),
+                    f"are now {describe.some(e.about['news'])}; which is which cannot be told from names and shapes",
+                )
+            )
+        fixes = []
+        if pairs and not open_groups:
+            fixes.append(
+                Fix(
+                    title="Rename the keys in a copy; no tensor changes:"
+                    if not guess
+                    else "If the names above are right, rename the keys in a copy; no tensor changes:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.SAFE if not guess else Applicability.MANUAL,
+                    code=snippets.rewrite_keys(facts, pairs),
+                )
+            )
+        if open_groups:
+            olds = open_groups[0].about["olds"]
+            news = open_groups[0].about["news"]
+            fixes.append(
+                Fix(
+                    title="You know which is which: rename the keys in a copy. In this order it would be:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.MANUAL,
+                    code=snippets.rewrite_prefixes(facts, dict(zip(olds, news, strict=False)), pairs),
+                )
+            )
+        yield self.finding(
+            _message(known, open_groups),
+            confidence=Confidence.LIKELY if guess or open_groups else confidence(facts),
+            severity=severity(facts, renames[0]),
+            evidence=evidence[:6],
+            context=["strict=False would leave them at random values."],
+            fixes=fixes,
+            subjects=[k for e in renames for k in e.unexpected],
+            explains=frozenset(k for e in renames for k in e.keys),
+            predicts=load_error(facts),
+            wrong=not facts.strict,
+        )
+
+
+def _message(known: list[Explanation], open_groups: list[Explanation]) -> str:
+    if len(known) == 1 and not open_groups:
+        return f"{known[0].about['old']} in the checkpoint is called {known[0].about['new']} in the model"
+    count = len(known) + sum(len(e.about["news"]) for e in open_groups)
+    return f"{count} parts of the model have other names in the checkpoint"

@@ -1,0 +1,149 @@
+"""RL303."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Finding, Fix, FixKind
+from relight.core.target import Intent
+from relight.facts import describe
+from relight.facts.comparison import confidence, load_error, severity
+from relight.facts.facts import Facts
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_TWO = {"layer1.weight": (3, 2), "layer1.bias": (3,), "layer2.weight": (1, 3), "layer2.bias": (1,)}
+_THREE = {**_TWO, "layer3.weight": (5, 1), "layer3.bias": (5,)}
+
+
+class LayerAdded(Rule):
+    """The model has layers that the checkpoint lacks.
+
+    What it checks
+    --------------
+    Keys of the model that the file has not, after every other reading (a wrapper, a rename, tied weights, buffers of
+    a library) was tried. They are grouped by the topmost module of which the file has nothing.
+
+    Why loading fails
+    -----------------
+    ``load_state_dict(strict=True)`` wants every key: ``Missing key(s) in state_dict``.
+
+    How to fix
+    ----------
+    If the layer is new, load with ``strict=False`` and train it: it starts with random values. What else
+    ``strict=False`` would hide is said beside it. If it is a mistake, take the layer out of the code.
+
+    References
+    ----------
+    torch/nn/modules/module.py, ``Module.load_state_dict``.
+    """
+
+    code = "RL303"
+    name = "layer-added"
+    causes = ("layer-added",)
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(name="one layer", file=File(tensors=_TWO), model=Model(params=_THREE)),
+        Fires(
+            name="a bias on an old layer",
+            file=File(tensors={"layer1.weight": (3, 2)}),
+            model=Model(params={"layer1.weight": (3, 2), "layer1.bias": (3,)}),
+        ),
+        Fires(
+            name="not strict: loads, at random values",
+            file=File(tensors=_TWO),
+            model=Model(params=_THREE),
+            intent=Intent(strict=False),
+        ),
+        Silent(name="the same layers", file=File(tensors=_TWO), model=Model(params=_TWO)),
+        Silent(name="one layer less in the model", file=File(tensors=_THREE), model=Model(params=_TWO)),
+        Silent(
+            name="a lazy layer that takes its shape from the file",
+            file=File(tensors=_TWO),
+            model=Model(params={**_TWO, "layer2.weight": None}),
+        ),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding for all of them; what strict=False hides is computed, not assumed."""
+        if facts.attribution.unrelated:
+            return
+        for e in facts.attribution.of("added"):
+            groups = e.about["groups"]
+            single = next(iter(groups)) if len(groups) == 1 else None
+            line = describe.where(facts.spec, single) if single is not None else None
+            diff = facts.keys
+            total = len(diff.matched) + len(diff.mismatched) + len(diff.unexpected)
+            alone = set(diff.missing) == set(e.missing) and not diff.unexpected and not diff.mismatched
+            context = []
+            if alone:
+                context.append(
+                    f"Everything else fits: {len(diff.matched)} of {describe.tensors(total)}, same names, same shapes."
+                )
+            what = single or "these layers"
+            yield self.finding(
+                _message(facts, single, e.missing, strict=facts.strict),
+                severity=severity(facts, e),
+                confidence=confidence(facts, e),
+                evidence=describe.groups(facts.spec, groups, in_model=True),
+                context=context,
+                fixes=[*_new(facts, what, alone=alone), *_mistake(what, line)] if facts.strict else [],
+                subjects=e.missing,
+                explains=e.keys,
+                predicts=load_error(facts),
+                wrong=not facts.strict,
+            )
+
+
+def _message(facts: Facts, single: str | None, keys: tuple[str, ...], *, strict: bool) -> str:
+    tensor_only = single in keys
+    noun = "a tensor" if tensor_only else "a layer" if single else "layers"
+    verb = "lacks"
+    if strict:
+        return f"the model has {noun} that the checkpoint {verb}"
+    return f"the model has {noun} that the checkpoint {verb}: strict=False leaves {'it' if single else 'them'} at random values"
+
+
+def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
+    hides = (
+        "Here strict=False hides nothing else."
+        if alone
+        else "strict=False also hides the other differences listed here: mend those first."
+    )
+    resume = ""
+    entries = facts.lightning.optimizer_entries
+    if entries and facts.calls_lightning:
+        covered = entries[0][1]
+        resume = (
+            f" Then start a new fit; resuming (ckpt_path=) fails if the optimizer gets {what}: "
+            f"its state covers {describe.tensors(covered)}."
+        )
+    call = (
+        facts.question.load_call(strict=False)
+        if facts.calls_lightning
+        else "model.load_state_dict(state, strict=False)"
+    )
+    return [
+        Fix(
+            title=f"{what} is new, you will train it (it starts with random values):"
+            if what != "these layers"
+            else "They are new, you will train them (they start with random values):",
+            kind=FixKind.LOAD_ARGUMENT,
+            applicability=Applicability.UNSAFE,
+            code=call,
+            note=hides + resume,
+        )
+    ]
+
+
+def _mistake(what: str, line: str | None) -> list[Fix]:
+    if line is None:
+        return []
+    file, _, number = line.rpartition(":")
+    return [
+        Fix(
+            title=f"{what} is a mistake, or you want the model as it was trained: remove line {number} of {file}.",
+            kind=FixKind.CODE,
+            applicability=Applicability.MANUAL,
+        )
+    ]

@@ -1,0 +1,136 @@
+"""RL306."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
+from relight.facts import describe, snippets
+from relight.facts.attribution import Explanation
+from relight.facts.comparison import confidence, load_error
+from relight.facts.facts import Facts
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_NET = {"net.weight": (2, 3), "net.bias": (2,)}
+_WHAT = {
+    "loss-buffer": ("class weights of a loss function", "They do not take part in what the model computes."),
+    "metric-state": ("the state of a metric", "It counts what a metric has seen; the model does not compute with it."),
+    "counter": ("counters of a profiler", "A profiler left them in every module; nothing computes with them."),
+    "library-buffer": (
+        "a constant that a library saves in some versions and not in others",
+        "The library computes it anew when the model is built.",
+    ),
+}
+
+
+class BufferSetChanged(Rule):
+    """Only auxiliary buffers differ: loss weights, metric states, counters, constants of a library.
+
+    What it checks
+    --------------
+    Missing or unexpected keys that are known not to be learnt: ``weight`` and ``pos_weight`` of a loss, states of
+    torchmetrics, ``total_ops``, ``position_ids``, ``inv_freq``, ``num_batches_tracked``.
+
+    Why loading fails
+    -----------------
+    Buffers are in the state_dict like parameters, and ``strict=True`` wants exactly the model's keys.
+
+    How to fix
+    ----------
+    Extra buffers can be left out of a copy. For missing ones ``strict=False`` keeps the values that the constructor
+    gives them.
+
+    References
+    ----------
+    torch/nn/modules/loss.py; torchmetrics, ``Metric.persistent``; transformers 4.31, ``persistent=False``.
+    """
+
+    code = "RL306"
+    name = "buffer-set-changed"
+    causes = (
+        "buffer-set-changed",
+        "loss-buffer-keys",
+        "torchmetrics-keys",
+        "profiler-counter-keys",
+        "transformers-position-ids",
+        "rotary-inv-freq-buffers",
+        "bn-num-batches-tracked",
+    )
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(
+            name="weights of a loss",
+            file=File(tensors={**_NET, "criterion.pos_weight": (2,)}),
+            model=Model(params=_NET),
+            cause="loss-buffer-keys",
+        ),
+        Fires(
+            name="states of a metric",
+            file=File(tensors={**_NET, "train_acc.tp": (3,), "train_acc.fp": (3,)}),
+            model=Model(params=_NET),
+            cause="torchmetrics-keys",
+        ),
+        Fires(
+            name="counters of a profiler",
+            file=File(tensors={**_NET, "total_ops": (1,), "net.total_params": (1,)}),
+            model=Model(params=_NET),
+            cause="profiler-counter-keys",
+        ),
+        Fires(
+            name="position_ids of an older library",
+            file=File(tensors={**_NET, "embeddings.position_ids": (1, 5)}),
+            model=Model(params=_NET),
+            cause="transformers-position-ids",
+        ),
+        Silent(name="the same buffers", file=File(tensors={**_NET, "criterion.pos_weight": (2,)}),
+               model=Model(params={**_NET, "criterion.pos_weight": (2,)}, buffers=("criterion.pos_weight",))),
+        Silent(name="a layer of the net", file=File(tensors={**_NET, "head.weight": (2, 2)}), model=Model(params=_NET)),
+        Silent(name="a layer called weight_loss_net", file=File(tensors={**_NET, "lossy.weight": (2, 2)}),
+               model=Model(params=_NET)),
+    )  # fmt: skip
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding per kind of buffer."""
+        if not facts.strict:
+            return
+        for e in facts.attribution.of(*_WHAT):
+            yield self._word(facts, e)
+
+    def _word(self, facts: Facts, e: Explanation) -> Finding:
+        what, why = _WHAT[e.kind]
+        side = "the checkpoint has" if e.unexpected and not e.missing else "the model has"
+        other = "the model does not" if e.unexpected and not e.missing else "the checkpoint does not"
+        keys = (*e.unexpected, *e.missing)
+        diff = facts.keys
+        fixes = []
+        if e.unexpected:
+            fixes.append(
+                Fix(
+                    title="Leave them out of a copy:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.UNSAFE,
+                    code=snippets.drop_keys(facts, e.unexpected),
+                )
+            )
+        alone = {*diff.missing, *diff.unexpected} == {*e.missing, *e.unexpected} and not diff.mismatched
+        if alone and facts.calls_lightning:
+            fixes.append(
+                Fix(
+                    title="Or load as it is; here strict=False hides nothing else:",
+                    kind=FixKind.LOAD_ARGUMENT,
+                    applicability=Applicability.UNSAFE,
+                    code=facts.question.load_call(strict=False),
+                )
+            )
+        return self.finding(
+            f"{side} {what}, {other}",
+            cause=e.cause,
+            confidence=confidence(facts, e),
+            evidence=[Evidence(describe.some(keys), describe.tensors(len(keys)))],
+            context=[why],
+            fixes=fixes,
+            subjects=keys,
+            explains=e.keys,
+            predicts=load_error(facts),
+        )

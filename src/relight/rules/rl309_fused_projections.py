@@ -1,0 +1,79 @@
+"""RL309."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
+from relight.facts import snippets
+from relight.facts.comparison import load_error
+from relight.facts.facts import Facts
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_SPLIT = {"q.weight": (4, 4), "k.weight": (4, 4), "v.weight": (4, 4)}
+_FUSED = {"qkv.weight": (12, 4)}
+
+
+class FusedProjections(Rule):
+    """Query, key and value are one layer on one side and three on the other.
+
+    What it checks
+    --------------
+    A tensor whose first dimension is the sum of those of its siblings named q, k, v (query, key, value, with or
+    without ``proj``) on the other side.
+
+    Why loading fails
+    -----------------
+    The numbers are the same, but the names are not, and neither are the shapes.
+
+    How to fix
+    ----------
+    Concatenate or split along the first dimension, in the order query, key, value. That order is how almost all
+    libraries do it, but no shape can prove it: compare an output before you rely on it.
+
+    References
+    ----------
+    torch/nn/modules/activation.py, ``MultiheadAttention`` (in_proj_weight is q, k, v); timm, ``Attention.qkv``.
+    """
+
+    code = "RL309"
+    name = "fused-projections"
+    causes = ("fused-vs-split-qkv", "mha-inproj-split")
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(name="three in the file, one in the model", file=File(tensors=_SPLIT), model=Model(params=_FUSED)),
+        Fires(name="one in the file, three in the model", file=File(tensors=_FUSED), model=Model(params=_SPLIT)),
+        Silent(name="three on both sides", file=File(tensors=_SPLIT), model=Model(params=_SPLIT)),
+        Silent(name="sizes that do not add up", file=File(tensors=_SPLIT), model=Model(params={"qkv.weight": (13, 4)})),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding per direction."""
+        if not facts.strict:
+            return
+        for e in facts.attribution.of("fused"):
+            groups: dict[str, tuple[str, ...]] = e.about["groups"]
+            fuse = e.about["direction"] == "fuse"
+            whole, parts = next(iter(groups.items()))
+            yield self.finding(
+                f"{', '.join(parts)} are {whole} in the model"
+                if fuse
+                else f"{whole} in the checkpoint is {', '.join(parts)} in the model",
+                confidence=Confidence.LIKELY,
+                evidence=[
+                    Evidence(w, f"{'from' if fuse else 'into'} {', '.join(p)}") for w, p in list(groups.items())[:5]
+                ],
+                fixes=[
+                    Fix(
+                        title=f"{'Concatenate' if fuse else 'Split'} them in a copy, in the order query, key, value:",
+                        kind=FixKind.FILE,
+                        applicability=Applicability.MANUAL,
+                        code=snippets.fuse(facts, groups) if fuse else snippets.split(facts, groups),
+                        note="The order is the usual one; compare an output before you rely on it.",
+                    )
+                ],
+                subjects=e.unexpected,
+                explains=e.keys,
+                predicts=load_error(facts),
+            )

@@ -1,0 +1,104 @@
+"""RL402."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
+from relight.facts import describe
+from relight.facts.comparison import confidence, load_error
+from relight.facts.facts import Facts
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_EMB = {"tok": "torch.nn.modules.sparse.Embedding"}
+
+
+class VocabularyResized(Rule):
+    """An embedding table has another number of rows: another vocabulary.
+
+    What it checks
+    --------------
+    Embeddings whose shapes disagree in the number of rows, with the output layers that change with them.
+
+    Why loading fails
+    -----------------
+    ``size mismatch``: shapes are compared whatever ``strict`` is.
+
+    How to fix
+    ----------
+    Build the model with the vocabulary of the file, load, and resize afterwards: rows that both have keep their
+    values.
+
+    References
+    ----------
+    torch/nn/modules/module.py, ``Module._load_from_state_dict``.
+    """
+
+    code = "RL402"
+    name = "vocabulary-resized"
+    causes = ("size-mismatch-vocab",)
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(
+            name="four tokens more",
+            file=File(tensors={"tok.weight": (20, 8), "out.weight": (20, 8), "out.bias": (20,)}),
+            model=Model(params={"tok.weight": (24, 8), "out.weight": (24, 8), "out.bias": (24,)}, modules=_EMB),
+        ),
+        Silent(
+            name="the same vocabulary",
+            file=File(tensors={"tok.weight": (20, 8)}),
+            model=Model(params={"tok.weight": (20, 8)}, modules=_EMB),
+        ),
+        Silent(
+            name="another width",
+            file=File(tensors={"tok.weight": (20, 8)}),
+            model=Model(params={"tok.weight": (20, 16)}, modules=_EMB),
+        ),
+        Silent(
+            name="a linear layer",
+            file=File(tensors={"fc.weight": (20, 8)}),
+            model=Model(params={"fc.weight": (24, 8)}),
+        ),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding for tables and what goes with them."""
+        for e in facts.attribution.of("vocabulary"):
+            first = e.mismatched[0]
+            saved, wanted = first.saved[0], first.wanted[0]
+            names = [n for n, v in facts.lightning.hyper_parameters if v == saved and not isinstance(v, bool)]
+            fixes = []
+            if len(names) == 1 and facts.calls_lightning:
+                fixes.append(
+                    Fix(
+                        title="Load with the vocabulary of the file, and resize the tables afterwards:",
+                        kind=FixKind.LOAD_ARGUMENT,
+                        applicability=Applicability.SAFE,
+                        code=facts.question.load_call(**{names[0]: saved}),
+                    )
+                )
+            else:
+                fixes.append(
+                    Fix(
+                        title=f"Build the model with {saved} rows, load, and resize the tables afterwards.",
+                        kind=FixKind.CODE,
+                    )
+                )
+            yield self.finding(
+                f"the vocabulary has {saved:,} entries in the checkpoint and {wanted:,} in the model",
+                confidence=confidence(facts, e),
+                evidence=[
+                    Evidence(
+                        m.key,
+                        f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model",
+                        describe.where(facts.spec, m.key.rpartition(".")[0]),
+                    )
+                    for m in e.mismatched[:4]
+                ],
+                context=["strict=False does not help: shapes are always compared."],
+                fixes=fixes,
+                subjects=[m.key for m in e.mismatched],
+                explains=e.keys,
+                predicts=load_error(facts),
+            )

@@ -1,0 +1,119 @@
+"""RL503."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
+from relight.core.target import Intent, IntentCall
+from relight.facts import data, snippets
+from relight.facts.facts import Facts
+from relight.facts.lightning import VERSION_KEY
+from relight.facts.versions import at_least, release
+from relight.rulekit import Env, File, Fires, Phase, Rule, Silent
+
+_WHOLE = {"epoch": 2, "global_step": 8}
+
+
+class MigrationFails(Rule):
+    """Lightning's own upgrade of an old file will stop half-way.
+
+    What it checks
+    --------------
+    For files older than a migration step of the installed Lightning: whether the entries that the step reads
+    without a default are there; and whether the version in the file is one at all.
+
+    Why loading fails
+    -----------------
+    Since 1.9 every load first brings the file to the present layout. For files older than 1.6 that reads
+    ``global_step`` and ``epoch``; hand-made files and exports often lack them.
+
+    How to fix
+    ----------
+    Add the entries in a copy. For loading weights their values do not matter.
+
+    References
+    ----------
+    pytorch_lightning/utilities/migration/migration.py.
+    """
+
+    code = "RL503"
+    name = "migration-fails"
+    causes = ("migration-missing-global-step", "version-unparsable")
+    phase = Phase.CONTENTS
+    needs = frozenset({"contents", "environment"})
+    examples = (
+        Fires(name="an old file without a step count", file=File(version="1.5.0")),
+        Fires(name="a step count but no epoch", file=File(version="1.5.0", extra={"global_step": 8})),
+        Fires(name="a version that is none", file=File(version="latest", extra=_WHOLE), cause="version-unparsable"),
+        Silent(name="an old file with both", file=File(version="1.5.0", extra=_WHOLE)),
+        Silent(name="a new file without a step count", file=File(version="2.1.0")),
+        Silent(name="plain torch.load", file=File(version="1.5.0"), intent=Intent(call=IntentCall.WEIGHTS)),
+        Silent(
+            name="a Lightning that does not migrate",
+            file=File(version="1.5.0"),
+            env=Env(packages={"torch": "1.10.2", "pytorch-lightning": "1.8.0"}),
+        ),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """The first step that cannot run."""
+        version = facts.lightning.version
+        behaviour = data.load("lightning_behaviour")
+        since = behaviour["load_from_checkpoint"]["needs_version_key_since"]["version"]
+        if not facts.calls_lightning or version is None or not at_least(facts.environment.lightning, since):
+            return
+        if not _is_version(version):
+            yield self.finding(
+                f"the version in the file, {version!r}, is no version number",
+                cause="version-unparsable",
+                fixes=[
+                    Fix(
+                        title="Write the version that it was saved with into a copy, for example:",
+                        kind=FixKind.FILE,
+                        applicability=Applicability.MANUAL,
+                        code=snippets.set_entry(facts, VERSION_KEY, "2.0.0"),
+                    )
+                ],
+                subjects=[VERSION_KEY],
+                predicts=Prediction(
+                    Stage.MIGRATE, facts.call_name, "packaging.version.InvalidVersion", f"Invalid version: {version!r}"
+                ),
+            )
+            return
+        for step in behaviour["migrations"]:
+            if at_least(version, step["version"]):
+                continue
+            for key in step["reads"]:
+                if not facts.lightning.has(key):
+                    yield self.finding(
+                        f"the file has no {key}, which Lightning's upgrade of files before {step['version']} reads",
+                        evidence=[Evidence(VERSION_KEY, version)],
+                        fixes=[
+                            Fix(
+                                title="Add it in a copy; for the weights its value does not matter:",
+                                kind=FixKind.FILE,
+                                applicability=Applicability.SAFE,
+                                code=snippets.set_entries(facts, _absent(facts, step["reads"])),
+                            )
+                        ],
+                        subjects=[key],
+                        predicts=Prediction(Stage.MIGRATE, facts.call_name, "KeyError", repr(key)),
+                    )
+                    return
+
+
+def _absent(facts: Facts, keys: list[str]) -> dict[str, object]:
+    return {k: 0 for k in keys if not facts.lightning.has(k)}
+
+
+def _is_version(text: str) -> bool:
+    if release(text) and text.replace(".", "").isdigit():
+        return True
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
