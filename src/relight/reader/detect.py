@@ -153,7 +153,7 @@ def _zip_kind(archive: Archive) -> str:
     if any(n.startswith("data/") for n in names) and ("version" in names or "byteorder" in names):
         return "damaged"
     if any(n.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors")) for n in names) or "data.pkl" in tails:
-        return "nested-zip"
+        return "nested-zip" if archive.root else "nested-zip-flat"
     return "zip"
 
 

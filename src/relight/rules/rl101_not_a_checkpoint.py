@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relight.core.checkpoint import Layout, Problem, ProblemKind
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
-from relight.facts import data
+from relight.facts import data, describe
 from relight.facts.facts import Facts
 from relight.facts.question import Code
 from relight.rulekit import File, Fires, Phase, Rule, Silent
@@ -62,6 +62,15 @@ class NotACheckpoint(Rule):
             cause="json-or-text-saved",
             intent=Intent(call=IntentCall.WEIGHTS),
         ),
+        Fires(
+            name="safetensors under another name",
+            file=File(
+                content=b"=\x00\x00\x00\x00\x00\x00\x00"
+                + b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}       '
+                + bytes(4)
+            ),
+            cause="safetensors-as-ckpt",
+        ),
         Silent(name="a checkpoint of torch before 1.6", file=File(legacy=True)),
         Silent(name="a checkpoint that is cut off", file=File(keep=0.7)),
         Silent(name="a plain state_dict", file=File(raw=True)),
@@ -70,10 +79,17 @@ class NotACheckpoint(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """Word what the reader recognised."""
         kinds = data.load("file_kinds")["kinds"]
+        if facts.checkpoint.layout is Layout.SAFETENSORS:
+            kind = kinds["safetensors"]
+            yield self.finding(
+                f"this is {kind['is']}, not a checkpoint",
+                cause=kind["cause"],
+                context=[f"It holds {describe.tensors(len(facts.checkpoint.tensors))}. {kind['why']}"],
+                fixes=[_fix(kind, facts)],
+                predicts=Prediction(Stage.OPEN, facts.call_name, "_pickle.UnpicklingError", ""),
+            )
         for problem in facts.checkpoint.problems_of(*_KINDS):
             kind = kinds.get(problem.what or "unknown", kinds["unknown"])
-            if problem.what == "safetensors" or facts.checkpoint.layout is Layout.SAFETENSORS:
-                continue
             context = [kind["why"]]
             if problem.what == "git-lfs-pointer" and "size" in problem.details:
                 context.append(

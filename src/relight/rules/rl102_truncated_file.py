@@ -66,8 +66,8 @@ class TruncatedFile(Rule):
         for problem in checkpoint.problems_of(
             ProblemKind.EMPTY, ProblemKind.ALL_ZERO, ProblemKind.NO_CENTRAL_DIRECTORY, ProblemKind.TRUNCATED
         ):
-            if not problem.fatal:
-                continue
+            if not problem.fatal or problem.record is not None:
+                continue  # a record that breaks off inside a whole archive is damage, not a cut
             message, cause = _say(problem, checkpoint.nbytes, checkpoint.layout)
             context = []
             if checkpoint.tensors:

@@ -19,7 +19,7 @@ _CAUSES = {
     ProblemKind.PICKLE_MALFORMED: "pickle-stream-corrupt",
     ProblemKind.TENSOR_OUT_OF_BOUNDS: "pickle-stream-corrupt",
     ProblemKind.BYTES_BEFORE: "bytes-before-archive",
-    ProblemKind.TRUNCATED: "legacy-truncated",
+    ProblemKind.TRUNCATED: "pickle-stream-corrupt",
 }
 
 
@@ -51,7 +51,7 @@ class DamagedArchive(Rule):
     phase = Phase.CONTAINER
     gates = True
     examples = (
-        Fires(name="a pickle that ends in the middle", file=File(content=b"\x80\x02}q\x00X\x05\x00\x00\x00state")),
+        Fires(name="a pickle that makes no sense", file=File(content=b"\x80\x02}q\x00(K\x01u.")),
         Silent(name="a whole file"),
         Silent(name="a file that is cut off", file=File(keep=0.5)),
         Silent(name="an empty file", file=File(content=b"")),
@@ -61,7 +61,7 @@ class DamagedArchive(Rule):
         """One finding for all the damage: it has one remedy."""
         problems = [p for p in facts.checkpoint.problems if p.kind in _CAUSES and p.message]
         cut = any(
-            p.fatal and p.kind in (ProblemKind.NO_CENTRAL_DIRECTORY, ProblemKind.TRUNCATED)
+            p.fatal and p.record is None and p.kind in (ProblemKind.NO_CENTRAL_DIRECTORY, ProblemKind.TRUNCATED)
             for p in facts.checkpoint.problems
         )
         if not problems or cut:
