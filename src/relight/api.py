@@ -179,7 +179,7 @@ def _target(
     )
     failure = built.failure
     if failure is not None and failure.kind in _TARGET_ERRORS:
-        raise UsageError(f"--target {target}: {failure.message}", _hint(failure))
+        raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
     return built
 
 
@@ -196,6 +196,19 @@ def _from_spec(model: ModelSpec, argument: str) -> Target:
         file=model.file,
         environment=model.environment,
     )
+
+
+def _target_error(failure: BuildFailure, target: str) -> str:
+    where, _, name = target.rpartition(":")
+    if failure.message:
+        return failure.message
+    if failure.kind is FailureKind.TARGET_FILE_MISSING:
+        return "there is no such file or module"
+    if failure.kind is FailureKind.TARGET_NAME_MISSING:
+        return f"{where} has no {failure.name or name}"
+    if failure.kind is FailureKind.TARGET_AMBIGUOUS:
+        return "which of its LightningModules?" if failure.candidates else "it defines no LightningModule"
+    return "this is neither an nn.Module class nor a function that makes one"
 
 
 def _hint(failure: BuildFailure) -> str | None:
@@ -226,7 +239,8 @@ def _environment(
 def _candidates() -> list[str]:
     from relight.live.capture import discover
 
-    return discover(Path.cwd())
+    here = f"{Path.cwd()}{os.sep}"
+    return [found.removeprefix(here) for found in discover(Path.cwd())]
 
 
 def explain_rule(selector: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def module_text(spec: ModelSpec, path: str) -> str:
     extra = module.extra_repr.replace(", bias=True", "")
     if "\n" in extra or len(extra) > 60:
         extra = "..."
-    return f"{name}({extra})" if extra or not module.extra_repr else name
+    return f"{name}({extra})" if extra else name
 
 
 def where(spec: ModelSpec, path: str) -> str | None:

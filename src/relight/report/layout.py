@@ -59,7 +59,7 @@ def columns(evidence: Sequence[Evidence], style: Style, indent: str = "  ") -> l
     """Evidence in up to three columns; the last one (where) at the right."""
     if not evidence:
         return []
-    first = min(max(len(clean(e.what)) for e in evidence), 34)
+    first = min(max(len(clean(e.what)) for e in evidence), 44)
     out: list[str] = []
     for e in evidence:
         what, text, where = clean(e.what), clean(e.text), clean(e.where or "")
@@ -81,5 +81,5 @@ def joined(lines: Iterable[str]) -> str:
 
 def shortened(text: str, limit: int) -> str:
     """One line of at most ``limit`` characters; what is cut is marked."""
-    flat = " ".join(clean(text).split())
+    flat = clean(" ".join(text.split()))
     return flat if len(flat) <= limit else flat[: limit - 4].rstrip() + " ..."

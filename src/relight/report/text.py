@@ -153,7 +153,7 @@ def _finding(finding: Finding, style: Style, *, exception: bool) -> Iterator[str
         p = finding.predicts
         message = p.message.partition("\n\t")[2] or p.message
         text = f"{p.call} raises {p.exception}" + (f": {message}" if message else "")
-        yield from wrapped(shortened(text, 2 * style.width - 8), style)
+        yield from wrapped(shortened(text, 3 * style.width - 8), style)
     for i, fix in enumerate(finding.fixes):
         if i == 0 or fix.code or fix.command or finding.fixes[i - 1].code or finding.fixes[i - 1].command:
             yield ""

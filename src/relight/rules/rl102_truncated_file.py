@@ -98,7 +98,7 @@ def _say(problem: Problem, nbytes: int, layout: Layout) -> tuple[str, str]:
         return f"the file breaks off after {nbytes:,} bytes", "legacy-truncated"
     small = _errno22(nbytes)
     return (
-        f"the file breaks off after {nbytes:,} bytes: the end of the archive is missing",
+        f"the file breaks off after {nbytes:,} bytes; its end is missing",
         "zip-truncated-small-oserror22" if small else "zip-no-central-directory",
     )
 

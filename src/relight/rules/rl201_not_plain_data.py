@@ -94,7 +94,10 @@ class NotPlainData(Rule):
             return  # the rule on missing modules has them all
         places = imports.uses(facts.checkpoint)
         # A helper class (a dtype, an omegaconf node) sits inside an object that is already named: list the outermost.
-        evidence = _evidence(names, places)
+        inside = [str(r.path) for r in facts.resolutions if r.ref in absent and r.path is not None]
+        evidence = _evidence(names, places, inside)
+        if names and not evidence:
+            return  # parts of an object whose own class is missing: that finding has them
         yield self.finding(
             _message(len(evidence), blocked),
             cause=_cause(names, blocked),
@@ -125,14 +128,14 @@ def _cause(names: list[Global], blocked: imports.Blocked) -> str:
     return unpickling.cause_of(names[0])
 
 
-def _evidence(names: list[Global], places: imports.Places) -> list[Evidence]:
+def _evidence(names: list[Global], places: imports.Places, inside: list[str]) -> list[Evidence]:
+    """The outermost objects that hold these names; those within the places of ``inside`` are left out."""
     out: dict[str, Evidence] = {}
-    seen: list[str] = []
+    seen = list(inside)
     for ref in names:
         path, value = places.get(ref.full_name, (None, None))
         where = "the file" if path is None else str(path)
-        inside = any(where == s or where.startswith((s + ".", s + "[")) for s in seen)
-        if not inside:
+        if not any(where == s or where.startswith((s + ".", s + "[")) for s in seen):
             out[where] = Evidence(where, f"is {unpickling.describe(ref, value)}".replace("is names", "names"))
             seen.append(where)
     return list(out.values())

@@ -129,6 +129,6 @@ class RenamedModule(Rule):
 
 def _message(known: list[Explanation], open_groups: list[Explanation]) -> str:
     if len(known) == 1 and not open_groups:
-        return f"{known[0].about['old']} in the checkpoint is called {known[0].about['new']} in the model"
+        return f"{known[0].about['old']} in the checkpoint is {known[0].about['new']} in the model"
     count = len(known) + sum(len(e.about["news"]) for e in open_groups)
     return f"{count} parts of the model have other names in the checkpoint"

@@ -73,7 +73,7 @@ class NoLightningVersion(Rule):
         kind = view.kind
         tensors = describe.tensors(len(facts.checkpoint.tensors))
         if kind == "lightning":
-            message = "the file does not say which Lightning wrote it: it is from before 0.8"
+            message = "the file is from before Lightning 0.8 and states no version"
             context = ["Its contents are in the old layout, which Lightning still reads once the version is there."]
             fixes = [
                 Fix(

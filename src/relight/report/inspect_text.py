@@ -1,0 +1,323 @@
+"""``inspect`` in a terminal: one screen for a file of any size."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
+from relight.core.finding import Safety
+from relight.core.objects import (
+    Call,
+    DictNode,
+    Global,
+    ListNode,
+    SetNode,
+    Value,
+    mapping_pairs,
+)
+from relight.facts import safety
+from relight.facts.describe import shape, some, tensors
+from relight.facts.lightning import LightningView, hparam_items, type_name
+from relight.facts.producer import producer
+from relight.facts.tree import Node, folded, tree
+from relight.report.layout import Style, clean, joined, shortened, wrapped
+
+_ROWS = 30
+_LAYOUTS = {
+    Layout.TORCH_ZIP: "torch zip",
+    Layout.TORCH_LEGACY: "torch legacy (stacked pickles)",
+    Layout.TORCH_TAR: "torch tar",
+    Layout.PICKLE: "a plain pickle",
+    Layout.TORCHSCRIPT: "TorchScript",
+    Layout.SAFETENSORS: "safetensors",
+    Layout.DIRECTORY: "a folder",
+    Layout.NOT_A_CHECKPOINT: "not a checkpoint",
+}
+
+
+def render(checkpoint: Checkpoint, style: Style, *, everything: bool = False) -> str:
+    """The whole text, with a final newline.
+
+    Args:
+        checkpoint: What was read.
+        style: Colour and width.
+        everything: Show every row, and unfolded.
+    """
+    return joined(_lines(checkpoint, style, everything=everything))
+
+
+def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
+    view = LightningView(checkpoint)
+    yield style.paint(f"{clean(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
+    layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
+    yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
+    for problem in checkpoint.problems[:8]:
+        kind = "error" if problem.fatal else "warning"
+        where = f"{problem.record}: " if problem.record else ""
+        yield from _painted(style, kind, f"{'damaged' if problem.fatal else 'note'}: {where}{problem.message}")
+    if not checkpoint.readable and not checkpoint.tensors:
+        return
+    yield from _hyper_parameters(view, style, everything=everything)
+    yield from _state_dict(checkpoint, style, everything=everything)
+    yield from _training(view, style)
+    yield from _names(checkpoint, style, everything=everything)
+
+
+def _painted(style: Style, kind: str, text: str) -> Iterator[str]:
+    for line in wrapped(text, style):
+        yield style.paint(line, kind)
+
+
+def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
+    if not checkpoint.readable:
+        what = next((p.what for p in checkpoint.problems if p.what), None)
+        return f"not readable ({what})" if what else "not readable"
+    kind = {
+        "lightning": f"Lightning {view.version or 'before 0.8'} checkpoint",
+        "state-dict": "a plain state_dict",
+        "training-state": "a training state (not of Lightning)",
+        "module": "a whole pickled object",
+    }.get(view.kind, "a pickled object")
+    if checkpoint.layout is Layout.SAFETENSORS:
+        kind = "weights"
+    parts = [kind]
+    if view.epoch is not None:
+        parts.append(f"epoch {view.epoch}")
+    if view.global_step is not None:
+        parts.append(f"step {view.global_step}")
+    return ", ".join(parts)
+
+
+def _written(checkpoint: Checkpoint) -> str:
+    facts = producer(checkpoint)
+    parts = [f"{name} {fact}" for name, fact in facts.items() if name != "lightning"]
+    return f"; written by {', '.join(parts)}" if parts else ""
+
+
+def _section(style: Style, title: str, text: str = "") -> Iterator[str]:
+    yield ""
+    yield style.paint(title, "bold") + (f"  {text}" if text else "")
+
+
+def _hyper_parameters(view: LightningView, style: Style, *, everything: bool) -> Iterator[str]:
+    items = view.hyper_parameters
+    if not items:
+        if view.kind == "lightning":
+            yield from _section(style, "hyper_parameters", "none saved")
+        return
+    yield from _section(style, "hyper_parameters", str(len(items)))
+    width = min(max(len(clean(n)) for n, _ in items), 28)
+    limit = len(items) if everything else 20
+    for name, value in items[:limit]:
+        text = shortened(brief(value), max(style.width - width - 4, 20))
+        yield f"  {clean(name).ljust(width)}  {text}"
+    if len(items) > limit:
+        yield f"  ... {len(items) - limit} more (--all)"
+
+
+def brief(value: Value) -> str:
+    """A value in one line, as Python would write it where it can."""
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(brief(v) for v in value[:6])}{', ...' if len(value) > 6 else ''})"
+    if isinstance(value, (ListNode, SetNode)):
+        inner = ", ".join(brief(v) for v in value.items[:6]) + (", ..." if len(value.items) > 6 else "")
+        return f"[{inner}]" if isinstance(value, ListNode) else f"{{{inner}}}"
+    if isinstance(value, Global):
+        return value.full_name
+    pairs = mapping_pairs(value)
+    if isinstance(value, DictNode) and pairs is not None:
+        inner = ", ".join(f"{brief(k)}: {brief(v)}" for k, v in pairs[:6]) + (", ..." if len(pairs) > 6 else "")
+        return f"{{{inner}}}"
+    if isinstance(value, Call):
+        inside = [f"{n}={brief(v)}" for n, v in list(hparam_items(value))[:6] if not n.startswith("_")]
+        if not inside:
+            inside = [brief(a) for a in value.args[:4]]
+        return f"{type_name(value)}({', '.join(inside)})"
+    return "..."
+
+
+def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
+    entries = checkpoint.tensors
+    if checkpoint.state_dict_path is None:
+        yield from _section(style, "state_dict", "nothing in the file looks like one")
+        return
+    values = sum(t.numel for t in entries)
+    storages = {t.storage_id for t in entries if t.storage_id is not None}
+    nbytes = sum(s.nbytes for s in checkpoint.storages.values() if s.id in storages)
+    dtypes = Counter(t.dtype for t in entries)
+    devices = list(dict.fromkeys(t.device for t in entries))
+    facts = [tensors(len(entries)), f"{values:,} values", size(nbytes), some([d for d, _ in dtypes.most_common()], 3)]
+    if devices:
+        facts.append(some(devices, 3))
+    title = "state_dict" if str(checkpoint.state_dict_path) in ("state_dict", "$") else str(checkpoint.state_dict_path)
+    yield from _section(style, title, ", ".join(f for f in facts if f))
+    root = tree(entries)
+    rows = list(_rows(root if everything else folded(root), dtypes, devices, 0))
+    if not everything and len(rows) > _ROWS:
+        rows = list(_collapsed(folded(root), dtypes, devices, _ROWS))
+    width = min(max((len(name) for name, _ in rows), default=0), 40)
+    for name, text in rows:
+        yield f"  {clean(name).ljust(width)}  {text}".rstrip()
+    if not everything and any(text.startswith("...") or "(--all)" in text for _, text in rows):
+        yield "  every tensor: --all"
+    yield from _shared(checkpoint)
+    if checkpoint.extra_keys:
+        yield f"  no tensors: {clean(some(checkpoint.extra_keys))}"
+
+
+def _rows(node: Node, dtypes: Counter[str], devices: list[str], depth: int) -> Iterator[tuple[str, str]]:
+    pad = "  " * depth
+    for child in _merged(node):
+        fold = f" (x{child.count})" if child.count > 1 else ""
+        yield f"{pad}{child.name}{fold}", _tensors_text(child.tensors, dtypes, devices)
+        yield from _rows(child, dtypes, devices, depth + 1)
+    if depth == 0 and node.tensors:
+        for t in node.tensors:
+            yield t.key, _one(t, dtypes, devices)
+
+
+def _merged(node: Node) -> Iterator[Node]:
+    """Children; a chain of modules with one child and no tensors becomes one row: ``model.encoder``."""
+    for child in node.children:
+        name, count, inner = child.name, child.count, child
+        while not inner.tensors and len(inner.children) == 1 and inner.children[0].count == 1 and count == 1:
+            inner = inner.children[0]
+            name = f"{name}.{inner.name}"
+        yield Node(name, count, inner.tensors, inner.children)
+
+
+def _collapsed(node: Node, dtypes: Counter[str], devices: list[str], room: int) -> Iterator[tuple[str, str]]:
+    """As many levels as fit into ``room`` rows; what is left out is counted."""
+    depth = 1
+    while depth < 12 and sum(1 for _ in _to_depth(node, depth + 1, 0)) <= room:
+        depth += 1
+    rows = list(_to_depth(node, depth, 0))
+    for name, child, leaf in rows[:room]:
+        t, v = child.totals()
+        if leaf and (child.children or not child.tensors):
+            yield name, f"... {tensors(t)}, {v:,} values"
+        else:
+            yield name, _tensors_text(child.tensors, dtypes, devices)
+    if len(rows) > room:
+        yield "...", f"{len(rows) - room} more (--all)"
+
+
+def _to_depth(node: Node, depth: int, level: int) -> Iterator[tuple[str, Node, bool]]:
+    for child in _merged(node):
+        fold = f" (x{child.count})" if child.count > 1 else ""
+        last = level + 1 >= depth
+        yield f"{'  ' * level}{child.name}{fold}", child, last
+        if not last:
+            yield from _to_depth(child, depth, level + 1)
+    if level == 0:
+        for t in node.tensors:
+            yield t.key, Node(t.key, 1, [t]), False
+
+
+def _tensors_text(entries: list[TensorEntry], dtypes: Counter[str], devices: list[str]) -> str:
+    shown = [f"{t.key.rpartition('.')[2]} {_one(t, dtypes, devices)}" for t in entries[:4]]
+    if len(entries) > 4:
+        shown.append(f"and {len(entries) - 4} more")
+    return "  ".join(shown)
+
+
+def _one(t: TensorEntry, dtypes: Counter[str], devices: list[str]) -> str:
+    """Shape, and dtype or device where they are not what most tensors have."""
+    usual = dtypes.most_common(1)[0][0] if dtypes else t.dtype
+    notes = [n for n in (t.dtype if t.dtype != usual else "", t.device if len(devices) > 1 else "") if n]
+    if t.layout != "strided":
+        notes.append(t.layout)
+    return shape(t.shape) + (f" {' '.join(notes)}" if notes else "")
+
+
+def _shared(checkpoint: Checkpoint) -> Iterator[str]:
+    """Tensors that lie on the same bytes."""
+    groups: dict[str, list[str]] = {}
+    for t in checkpoint.tensors:
+        if t.storage_id is not None:
+            groups.setdefault(t.storage_id, []).append(t.key)
+    several = [keys for keys in groups.values() if len(keys) > 1]
+    for keys in several[:3]:
+        yield f"  one storage: {clean(some(keys))}"
+    if len(several) > 3:
+        yield f"  ... and {len(several) - 3} more shared storages"
+
+
+def _training(view: LightningView, style: Style) -> Iterator[str]:
+    rows: list[tuple[str, str]] = []
+    for i, (family, count) in enumerate(view.optimizer_entries):
+        name = "optimizer" if len(view.optimizer_entries) == 1 else f"optimizer {i}"
+        what = "" if family == "optimizer" else f"{family}-like, "
+        rows.append((name, f"{what}state of {count:,} parameters"))
+    if view.has("optimizer_states") and not view.optimizer_entries:
+        rows.append(("optimizer", "no state"))
+    for key, label in (("lr_schedulers", "schedulers"), ("callbacks", "callbacks"), ("loops", "loops")):
+        value = view.get(key)
+        if isinstance(value, ListNode) and value.items:
+            rows.append((label, str(len(value.items))))
+        pairs = mapping_pairs(value)
+        if pairs:
+            rows.append((label, some([_key(k) for k, _ in pairs], 4)))
+    known = {
+        "pytorch-lightning_version", "state_dict", "epoch", "global_step", "hyper_parameters", "hparams_name",
+        "hparams_type", "optimizer_states", "lr_schedulers", "callbacks", "loops",
+    }  # fmt: skip
+    others = [k for k in view.root_keys if k not in known] if view.kind == "lightning" else []
+    if others:
+        rows.append(("also", some(others, 6)))
+    if rows:
+        yield from _section(style, "training")
+        width = max(len(a) for a, _ in rows)
+        for name, text in rows:
+            yield f"  {name.ljust(width)}  {shortened(text, style.width - width - 4)}"
+
+
+def _key(key: Value) -> str:
+    if isinstance(key, str):
+        return key.partition("{")[0] or key
+    return key.full_name.rpartition(".")[2] if isinstance(key, Global) else brief(key)
+
+
+def _names(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
+    if checkpoint.layout is Layout.SAFETENSORS:
+        return
+    verdict = safety.safety(checkpoint)
+    by_role: dict[str, list[str]] = {}
+    for g in checkpoint.globals:
+        role = "dangerous" if safety.is_dangerous(g.full_name) else safety.role(g.full_name) or "unknown"
+        by_role.setdefault(role, []).append(g.full_name)
+    told = {
+        Safety.OK: "all known to be harmless",
+        Safety.DANGEROUS: "UNPICKLING THIS WOULD RUN CODE",
+        Safety.MALFORMED: "the file is damaged: nothing can be vouched for",
+        Safety.LIMIT: "the file reaches a limit: nothing can be vouched for",
+        Safety.UNKNOWN: "not all of them known",
+    }[verdict]
+    yield from _section(style, "names in the pickle", f"{len(checkpoint.globals)}, {told}")
+    width = max((len(r) for r in by_role), default=0)
+    for role in ("dangerous", "unknown", "config", "callback-state", "container", "rebuild", "storage", "constant"):
+        listed = by_role.get(role)
+        if not listed or (not everything and role in ("container", "rebuild", "storage", "constant")):
+            continue
+        for i, line in enumerate(wrapped(", ".join(listed if everything else _some(listed)), style, indent="")):
+            text = f"  {(role if i == 0 else '').ljust(width)}  {line}"
+            yield style.paint(text, "error") if role == "dangerous" else text
+
+
+def _some(names: list[str]) -> list[str]:
+    return names if len(names) <= 8 else [*names[:8], f"and {len(names) - 8} more"]
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the unit that reads best: ``8.6 KB``, powers of 1000."""
+    value = float(nbytes)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
