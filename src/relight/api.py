@@ -240,7 +240,7 @@ def _candidates() -> list[str]:
     from relight.live.capture import discover
 
     here = f"{Path.cwd()}{os.sep}"
-    return [found.removeprefix(here) for found in discover(Path.cwd())]
+    return [found.removeprefix(here) for found in discover(str(Path.cwd()))]
 
 
 def explain_rule(selector: str) -> dict[str, Any]:

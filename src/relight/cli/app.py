@@ -60,7 +60,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, "--version", prog_name="relight", message="%(prog)s %(version)s")
 def relight() -> None:
-    """The PyTorch checkpoint doctor.
+    r"""The PyTorch checkpoint doctor.
 
     Will a checkpoint load, into this model, here, and if not, how do I make it?
 

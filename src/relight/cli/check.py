@@ -70,7 +70,7 @@ def command(
         map_location=map_location,
         init=options.parse_init(init),
         hparams_file=hparams_file,
-        ignore={selector: "--ignore" for selector in ignored},
+        ignore=dict.fromkeys(ignored, "--ignore"),
         announce=options.announcer(quiet),
     )
     if format_ == "json":

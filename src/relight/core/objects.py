@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TypeAlias
 
-Value: TypeAlias = "None | bool | int | float | str | bytes | tuple[Value, ...] | ListNode | DictNode | SetNode | Global | Call | Persistent | Opaque"
+Value: TypeAlias = (
+    "bool | int | float | str | bytes | tuple[Value, ...] | "
+    "ListNode | DictNode | SetNode | Global | Call | Persistent | Opaque | None"
+)
 
 
 class ListNode:

@@ -369,9 +369,9 @@ def _match_fused(board: _Board) -> None:
                     siblings[p_module] = part
             ordered = _qkv_order(module, siblings)
             shapes = [part_shape(p) for p in ordered]
-            if len(ordered) >= 2 and all(s is not None and s[1:] == shape[1:] and s for s in shapes):
-                if sum(s[0] for s in shapes if s) == shape[0]:
-                    taken[whole] = tuple(ordered)
+            fitting = [s for s in shapes if s and s[1:] == shape[1:]]
+            if len(ordered) >= 2 and len(fitting) == len(ordered) and sum(s[0] for s in fitting) == shape[0]:
+                taken[whole] = tuple(ordered)
         if taken:
             parts = tuple(p for ps in taken.values() for p in ps)
             board.add(
@@ -729,7 +729,7 @@ def _class(board: _Board, key: str) -> str:
 def _is_head(board: _Board, rows: Sequence[Mismatch]) -> bool:
     """Whether only output layers differ: no module behind them takes what they give out."""
     owners = {m.key.rpartition(".")[0] for m in rows}
-    order = [o for o in dict.fromkeys(k.rpartition(".")[0] for k in board.params if board.params[k].persistent)]
+    order = list(dict.fromkeys(k.rpartition(".")[0] for k in board.params if board.params[k].persistent))
     last = max((i for i, o in enumerate(order) if o in owners), default=-1)
     weights = [m for m in rows if len(m.saved) >= 2]
     behind = [board.wanted(k) or () for k in board.params if k.rpartition(".")[0] in order[last + 1 :]]

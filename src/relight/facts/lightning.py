@@ -70,8 +70,7 @@ class LightningView:
         merged: dict[str, Value] = {}
         past = data.load("lightning_behaviour")["checkpoint_keys"]["past_hparams_keys"]["keys"]
         for key in (*past, "hyper_parameters"):
-            for name, value in hparam_items(self.get(key)):
-                merged[name] = value
+            merged.update(hparam_items(self.get(key)))
         return tuple(merged.items())
 
     @property

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
 
 from relight.facts.facts import Facts
 from relight.facts.question import literal
-
 
 _TRUST = "  # unpickles everything in the file: for one that you trust"
 
@@ -19,8 +17,9 @@ def rewrite_keys(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
 
 def drop_keys(facts: Facts, keys: Sequence[str]) -> str:
     """Code that leaves keys out."""
-    prefix = commonprefix(list(keys))
-    prefix = prefix[: prefix.rfind(".") + 1]
+    first, last = min(keys), max(keys)  # what these two share all of them share
+    common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    prefix = first[: first.rfind(".", 0, common) + 1]
     others = [t.key for t in facts.checkpoint.tensors if t.key not in set(keys)]
     if prefix and not any(k.startswith(prefix) for k in others):
         return _program(facts, f"{{k: v for k, v in state.items() if not k.startswith({literal(prefix)})}}")

@@ -232,7 +232,7 @@ def _strings(value: Value) -> set[str]:
 
 def out_of_bounds(t: TensorEntry, storage: StorageEntry) -> str | None:
     """Why a tensor cannot lie in its storage; None if it can. Plain integers: nothing overflows."""
-    if t.layout not in ("strided", "quantized", "subclass") or not t.shape and t.offset < 0:
+    if t.layout not in ("strided", "quantized", "subclass") or (not t.shape and t.offset < 0):
         return None
     if len(t.stride) != len(t.shape):
         return f"{len(t.shape)} sizes and {len(t.stride)} strides"

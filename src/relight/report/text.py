@@ -87,7 +87,7 @@ def _about(report: Report, style: Style) -> Iterator[str]:
 
 
 def about_file(report: Report) -> str:
-    """``Lightning 2.6.6, epoch 10, step 40; 4 tensors, 241 values; Adam state.``"""
+    """The file in one line, like ``Lightning 2.6.6, epoch 10, step 40; 4 tensors, 241 values; Adam state.``."""
     s = report.summary
     parts: list[str] = []
     if s.get("lightning"):

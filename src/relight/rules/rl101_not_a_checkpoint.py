@@ -9,7 +9,7 @@ from relight.core.finding import Applicability, Finding, Fix, FixKind, Predictio
 from relight.core.target import Intent, IntentCall
 from relight.facts import data, describe
 from relight.facts.facts import Facts
-from relight.facts.question import Code
+from relight.facts.question import literal
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
 _KINDS = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
@@ -116,7 +116,7 @@ def _fix(kind: dict[str, str], facts: Facts) -> Fix:
         out = path.removesuffix(".gz").removesuffix(".xz").removesuffix(".bz2").removesuffix(".zst")
         out = facts.question.fixed_path("unpacked") if out == path else out
         command = kind["unpack"].format(path=shlex.quote(path), out=shlex.quote(out))
-    code = kind["code"].format(literal=repr(Code('"' + path + '"'))) if "code" in kind else None
+    code = kind["code"].format(literal=literal(path)) if "code" in kind else None
     return Fix(
         title=kind["remedy"],
         kind=FixKind(kind["fix"]),
@@ -132,9 +132,6 @@ def _prediction(problem: Problem, facts: Facts) -> Prediction | None:
     key = _NO_OPCODE.get(problem.what or "")
     if key is None:
         return None
-    try:
-        weights_only = facts.weights_only
-    except Exception:  # the environment is unknown: either message may come
-        weights_only = None
+    weights_only = facts.weights_only_or_none  # where that is unknown, either message may come
     message = "Weights only load failed" if weights_only else f"invalid load key, '{key}'."
     return Prediction(Stage.OPEN, facts.call_name, "_pickle.UnpicklingError", "" if weights_only is None else message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.checkpoint import Layout, Problem, ProblemKind
-from relight.core.errors import MissingFact
 from relight.core.finding import Finding, Fix, FixKind, Prediction, Stage
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Phase, Rule, Silent
@@ -125,10 +124,7 @@ def _prediction(problem: Problem, facts: Facts) -> Prediction | None:
             "PytorchStreamReader failed reading zip archive",
         )
     if problem.kind is ProblemKind.ALL_ZERO:
-        try:
-            weights_only = facts.weights_only
-        except MissingFact:
-            return None
+        weights_only = facts.weights_only_or_none
         # 512 zero bytes are a tar archive without members, which is torch's oldest layout.
         if weights_only is None or facts.checkpoint.nbytes < 1024:
             return None

@@ -83,13 +83,13 @@ class RenamedModule(Rule):
             )
             for e in sorted(known, key=lambda e: -len(e.pairs))
         ]
-        for e in open_groups:
-            evidence.append(
-                Evidence(
-                    describe.some(e.about["olds"]),
-                    f"are now {describe.some(e.about['news'])}; which is which cannot be told from names and shapes",
-                )
+        evidence += [
+            Evidence(
+                describe.some(e.about["olds"]),
+                f"are now {describe.some(e.about['news'])}; which is which cannot be told from names and shapes",
             )
+            for e in open_groups
+        ]
         fixes = []
         if pairs and not open_groups:
             fixes.append(

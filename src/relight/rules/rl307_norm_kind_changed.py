@@ -75,8 +75,8 @@ class NormKindChanged(Rule):
             keys = (*e.unexpected, *e.missing)
             fixes = [
                 Fix(
-                    title=f"Keep what was trained: give {describe.some(modules, 2)} a normalisation "
-                    f"{'with' if had else 'without'} running statistics again, as BatchNorm {'has' if had else 'has and GroupNorm has not'}.",
+                    title=f"Keep what was trained: make {describe.some(modules, 2)} a layer "
+                    f"{'with running statistics (BatchNorm)' if had else 'without running statistics'} again.",
                     kind=FixKind.CODE,
                 )
             ]

@@ -8,7 +8,7 @@ from relight.core.finding import Applicability, Confidence, Evidence, Finding, F
 from relight.core.target import Rehearsal
 from relight.facts import snippets
 from relight.facts.facts import Facts
-from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+from relight.rulekit import Fires, Model, Phase, Rule, Silent
 
 _HOOKS = ("on_load_checkpoint", "configure_model")
 

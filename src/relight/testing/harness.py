@@ -53,7 +53,7 @@ def facts_of(example: Example, folder: Path) -> Facts:
         path=str(path),
         target=None if target is None else target.argument,
         intent=example.intent,
-        init={name: None for name in example.intent.init},
+        init=dict.fromkeys(example.intent.init),
         class_name=None if target is None else target.class_name,
     )
     return Facts(open_checkpoint(path), question, target, environment)
