@@ -1,0 +1,93 @@
+"""One partition of all missing, unexpected and mismatched keys into explanations.
+
+It is built once per check, so that no key is explained twice: comparison rules word the explanations of their kind,
+and the residual rule takes the rest. Matchers run in a fixed order, the most specific first; each sees only what the
+ones before it left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from relight.core.checkpoint import Checkpoint
+from relight.core.target import ModelSpec
+from relight.facts.arguments import Arguments
+from relight.facts.attribution import buffers, forms, positions, renames, rest, shapes, wrappers
+from relight.facts.attribution.board import Board, Explanation
+from relight.facts.keys import KeyDiff
+
+__all__ = ["Attribution", "Explanation", "attribute", "with_arguments"]
+
+_MATCHERS = (
+    wrappers.match_wrappers,
+    wrappers.match_tied,
+    forms.match_weight_norm,
+    forms.match_norm_kind,
+    forms.match_fused,
+    wrappers.match_attribute_prefix,
+    positions.match_index_shift,
+    renames.match_renames,
+    buffers.match_buffers,
+    shapes.match_shapes,
+    rest.match_rest,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """The partition.
+
+    Attributes:
+        explanations: In the order of a report: what concerns the most keys first within a kind.
+        unrelated: Whether file and model have so little in common that another class was probably meant.
+    """
+
+    explanations: tuple[Explanation, ...] = ()
+    unrelated: bool = False
+
+    def of(self, *kinds: str) -> tuple[Explanation, ...]:
+        """Explanations of the given kinds."""
+        return tuple(e for e in self.explanations if e.kind in kinds)
+
+
+def attribute(diff: KeyDiff, checkpoint: Checkpoint, spec: ModelSpec) -> Attribution:
+    """Explain all keys that differ.
+
+    Args:
+        diff: What torch will find.
+        checkpoint: The file.
+        spec: The model.
+    """
+    if diff.clean:
+        return Attribution()
+    board = Board(diff, checkpoint, spec)
+    for match in _MATCHERS:
+        match(board)
+    paired = sum(len(e.pairs) for e in board.explanations)
+    known = len(diff.matched) + paired
+    # Nothing fits and nothing could be paired: not a change of the model but another model.
+    unrelated = known == 0 and len(diff.missing) > 0 and len(diff.unexpected) > 0
+    return Attribution(explanations=tuple(board.explanations), unrelated=unrelated)
+
+
+def with_arguments(attribution: Attribution, arguments: Arguments) -> Attribution:
+    """Shapes that follow from a dropped hyper_parameter and the default that took its place: one cause for both."""
+    dropped = dict(arguments.dropped)
+    out: list[Explanation] = []
+    for e in attribution.explanations:
+        hit = None
+        if e.kind in ("size", "head", "vocabulary", "positions", "channels"):
+            sizes = {
+                (a, b)
+                for m in e.mismatched
+                if len(m.saved) == len(m.wanted)
+                for a, b in zip(m.saved, m.wanted, strict=True)
+                if a != b
+            }
+            for name, param in arguments.renamed.items():
+                if sizes and all(a == dropped[name] and str(b) == param.default for a, b in sizes):
+                    hit = (name, param)
+        if hit is not None:
+            e = replace(e, kind="argument", cause="hparam-renamed-default", about={"dropped": hit[0], "param": hit[1]})
+        out.append(e)
+    return replace(attribution, explanations=tuple(out))

@@ -1,0 +1,47 @@
+"""Auxiliary state that is not learnt."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+from relight.facts import data
+from relight.facts.attribution.board import Board, Explanation
+
+
+def match_buffers(board: Board) -> None:
+    """Auxiliary state: loss weights, metric states, profiler counters, constants of libraries."""
+    patterns = data.load("key_patterns")
+    loss, metrics = patterns["loss_modules"], patterns["metrics"]
+    counters = set(patterns["profiler_counters"]["names"])
+    library = {b["name"]: b["cause"] for b in patterns["library_buffers"]}
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in (*board.missing, *board.unexpected):
+        owner, _, leaf = key.rpartition(".")
+        last = owner.rpartition(".")[2].lower()
+        if leaf in counters:
+            groups[("counter", patterns["profiler_counters"]["cause"])].append(key)
+        elif leaf in library:
+            groups[("library-buffer", library[leaf])].append(key)
+        elif leaf in loss["states"] and any(re.search(loss["pattern"], s.lower()) for s in owner.split(".")):
+            groups[("loss-buffer", loss["cause"])].append(key)
+        elif (
+            leaf in metrics["states"]
+            and (re.search(metrics["modules"], owner.lower()) or _is_metric(board, owner))
+            and last
+        ):
+            groups[("metric-state", metrics["cause"])].append(key)
+    for (kind, cause), keys in groups.items():
+        board.add(
+            Explanation(
+                kind=kind,
+                cause=cause,
+                missing=tuple(k for k in keys if k in board.missing),
+                unexpected=tuple(k for k in keys if k in board.unexpected),
+            )
+        )
+
+
+def _is_metric(board: Board, owner: str) -> bool:
+    module = board.modules.get(owner)
+    return module is not None and module.class_path.startswith("torchmetrics.")

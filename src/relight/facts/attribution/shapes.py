@@ -1,0 +1,96 @@
+"""Shape differences, sorted by what a person would call them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from relight.facts import data
+from relight.facts.attribution.board import Board, Explanation, Shape
+from relight.facts.keys import Mismatch
+
+
+def match_shapes(board: Board) -> None:
+    """Sort shape differences by what a person would call them."""
+    positions = re.compile(data.load("key_patterns")["position_names"]["pattern"])
+    groups: dict[str, list[Mismatch]] = defaultdict(list)
+    for m in board.mismatched.values():
+        groups[_shape_kind(board, m, positions)].append(m)
+    _promote_tables(board, groups)
+    # One differing dimension that runs through the model is a width, whatever single layers look like.
+    if groups.get("size") and groups.get("rows"):
+        groups["size"] = [m for m in board.mismatched.values() if m in groups["size"] or m in groups.pop("rows", [])]
+    if groups.get("rows"):
+        rows = groups.pop("rows")
+        kind = "head" if _is_head(board, rows) else "size"
+        groups[kind] = [*groups.get(kind, []), *rows]
+    causes = {
+        "head": "size-mismatch-head",
+        "vocabulary": "size-mismatch-vocab",
+        "positions": "size-mismatch-pos-embed",
+        "kernel": "size-mismatch-kernel",
+        "transposed": "conv1x1-vs-linear",
+        "channels": "size-mismatch-in-channels",
+        "size": "size-mismatch-width-depth",
+    }
+    for kind, cause in causes.items():
+        if groups.get(kind):
+            board.add(Explanation(kind=kind, cause=cause, mismatched=tuple(groups[kind])))
+
+
+def _shape_kind(board: Board, m: Mismatch, positions: re.Pattern[str]) -> str:
+    saved, wanted = m.saved, m.wanted
+    if _numel(saved) == _numel(wanted) and len(saved) >= 2 and saved == wanted[::-1]:
+        return "transposed"
+    if _numel(saved) == _numel(wanted) and _squeezed(saved) == _squeezed(wanted):
+        return "transposed"
+    if positions.search(m.key.lower()):
+        return "positions"
+    if len(saved) == len(wanted) >= 3 and saved[:2] == wanted[:2]:
+        return "kernel"
+    if len(saved) == len(wanted) >= 1 and saved[1:] == wanted[1:]:
+        return "rows"
+    if len(saved) == len(wanted) >= 3 and saved[:1] == wanted[:1] and saved[2:] == wanted[2:]:
+        return "channels"
+    return "size"
+
+
+def _numel(shape: Shape) -> int:
+    n = 1
+    for s in shape:
+        n *= s
+    return n
+
+
+def _squeezed(shape: Shape) -> Shape:
+    return tuple(s for s in shape if s != 1)
+
+
+def _promote_tables(board: Board, groups: dict[str, list[Mismatch]]) -> None:
+    """Rows of an embedding, and of the output layer that has as many: a vocabulary."""
+    rows = groups.get("rows", [])
+    tables = [m for m in rows if len(m.saved) == 2 and _class(board, m.key).endswith("Embedding")]
+    if not tables:
+        return
+    sizes = {(m.saved[0], m.wanted[0]) for m in tables}
+    groups["vocabulary"] = [m for m in rows if (m.saved[0], m.wanted[0]) in sizes]
+    groups["rows"] = [m for m in rows if m not in groups["vocabulary"]]
+
+
+def _class(board: Board, key: str) -> str:
+    module = board.modules.get(key.rpartition(".")[0])
+    return "" if module is None else module.class_path
+
+
+def _is_head(board: Board, rows: Sequence[Mismatch]) -> bool:
+    """Whether only output layers differ: no module behind them takes what they give out."""
+    owners = {m.key.rpartition(".")[0] for m in rows}
+    order = list(dict.fromkeys(k.rpartition(".")[0] for k in board.params if board.params[k].persistent))
+    last = max((i for i, o in enumerate(order) if o in owners), default=-1)
+    weights = [m for m in rows if len(m.saved) >= 2]
+    behind = [board.wanted(k) or () for k in board.params if k.rpartition(".")[0] in order[last + 1 :]]
+    if any(len(s) == 2 and s[1] in {m.wanted[0] for m in weights} for s in behind):
+        return False
+    sizes = {(m.saved[0], m.wanted[0]) for m in rows}
+    return bool(weights) and len(sizes) <= max(1, len(weights)) and len(owners) <= max(2, len(order) // 4)
