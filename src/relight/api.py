@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from relight.core.checkpoint import Checkpoint
-from relight.core.errors import UsageError
-from relight.core.finding import Report, Verdict
-from relight.core.target import BuildFailure, Environment, FailureKind, Intent, IntentCall, ModelSpec, Target
-from relight.engine.diagnose import diagnose
-from relight.facts.facts import Facts
-from relight.facts.question import Question
-from relight.reader import open_checkpoint
-from relight.rulekit.registry import all_rules, rule_named
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
-_TARGET_ERRORS = (
-    FailureKind.TARGET_FILE_MISSING,
-    FailureKind.TARGET_NAME_MISSING,
-    FailureKind.TARGET_AMBIGUOUS,
-    FailureKind.TARGET_WRONG_TYPE,
-)
+    from relight.core.checkpoint import Checkpoint
+    from relight.core.finding import Report
+    from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
+
+# Every function imports what it needs when it is called: `inspect` costs what reading costs, and nothing of the rules.
+
+_TARGET_ERRORS = ("target-file-missing", "target-name-missing", "target-ambiguous", "target-wrong-type")
 
 
 def inspect(path: str | os.PathLike[str]) -> Checkpoint:
@@ -38,6 +29,8 @@ def inspect(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         SourceError: The path cannot be opened.
     """
+    from relight.reader import open_checkpoint
+
     return open_checkpoint(path)
 
 
@@ -80,6 +73,17 @@ def check(
         SourceError: The path cannot be opened.
         UsageError: An argument does not make sense: an unknown intent, a target that does not exist.
     """
+    from dataclasses import replace
+
+    from relight.core.errors import UsageError
+    from relight.core.finding import Verdict
+    from relight.core.target import Intent, IntentCall
+    from relight.engine.diagnose import diagnose
+    from relight.facts.facts import Facts
+    from relight.facts.question import Question
+    from relight.reader import open_checkpoint
+    from relight.rulekit.registry import all_rules, rule_named
+
     try:
         call = IntentCall(intent)
     except ValueError:
@@ -135,6 +139,10 @@ def spec(
         SourceError: The checkpoint cannot be opened.
         UsageError: There is no such target, or it cannot be built; the message says why.
     """
+    from relight.core.errors import UsageError
+    from relight.core.target import BuildFailure, FailureKind, IntentCall
+    from relight.reader import open_checkpoint
+
     read = None if checkpoint is None else open_checkpoint(checkpoint)
     built = _target(target, read, IntentCall.LOAD, None, init or {}, hparams_file, python, announce)
     assert built is not None
@@ -159,6 +167,9 @@ def _target(
     python: str | None,
     announce: Callable[[str], None] | None,
 ) -> Target | None:
+    from relight.core.errors import UsageError
+    from relight.core.target import ModelSpec
+
     if target is None:
         return None
     if isinstance(target, ModelSpec):
@@ -178,12 +189,14 @@ def _target(
         announce=announce,
     )
     failure = built.failure
-    if failure is not None and failure.kind in _TARGET_ERRORS:
+    if failure is not None and failure.kind.value in _TARGET_ERRORS:
         raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
     return built
 
 
 def _from_spec(model: ModelSpec, argument: str) -> Target:
+    from relight.core.target import Target
+
     return Target(
         argument=argument,
         spec=model,
@@ -199,6 +212,8 @@ def _from_spec(model: ModelSpec, argument: str) -> Target:
 
 
 def _target_error(failure: BuildFailure, target: str) -> str:
+    from relight.core.target import FailureKind
+
     where, _, name = target.rpartition(":")
     if failure.message:
         return failure.message
@@ -222,14 +237,15 @@ def _hint(failure: BuildFailure) -> str | None:
 def _environment(
     environment: Environment | Mapping[str, str] | str | None, target: Target | None
 ) -> Environment | None:
-    if isinstance(environment, Environment):
-        return environment
-    if isinstance(environment, Mapping):
-        return Environment.from_dict(environment, origin="the given versions")
+    from relight.core.target import Environment
     from relight.reader import installed
 
+    if isinstance(environment, Environment):
+        return environment
     if isinstance(environment, str):
         return installed.environment_of(environment)
+    if environment is not None:
+        return Environment.from_dict(environment, origin="the given versions")
     if target is not None and target.environment is not None:
         return target.environment
     here = installed.current_environment()
@@ -237,6 +253,8 @@ def _environment(
 
 
 def _candidates() -> list[str]:
+    from pathlib import Path
+
     from relight.live.capture import discover
 
     here = f"{Path.cwd()}{os.sep}"
@@ -249,6 +267,8 @@ def explain_rule(selector: str) -> dict[str, Any]:
     Raises:
         UsageError: There is no such rule.
     """
+    from relight.rulekit.registry import rule_named
+
     rule = rule_named(selector)
     return {
         "code": rule.code,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from relight.report.layout import Style
+if TYPE_CHECKING:
+    from relight.report.layout import Style
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +48,8 @@ def target_options(function: F) -> F:
 
 def parse_init(values: Sequence[str]) -> dict[str, object]:
     """``width=8`` → ``{"width": 8}``; a value that is no Python literal is a string."""
+    import ast
+
     out: dict[str, object] = {}
     for value in values:
         name, equals, text = value.partition("=")
@@ -64,6 +64,10 @@ def parse_init(values: Sequence[str]) -> dict[str, object]:
 
 def style_for(color: str, output: str | None) -> Style:
     """Colour and width of where the text goes."""
+    import shutil
+
+    from relight.report.layout import Style
+
     on_terminal = output is None and sys.stdout.isatty()
     colour = color == "always" or (color == "auto" and on_terminal and not os.environ.get("NO_COLOR"))
     width = shutil.get_terminal_size((80, 24)).columns if on_terminal or "COLUMNS" in os.environ else 80
@@ -81,6 +85,8 @@ def emit(text: str, output: str | None) -> None:
 
 def as_json(data: Any) -> str:
     """ASCII JSON with a final newline."""
+    import json
+
     return json.dumps(data, indent=2, ensure_ascii=True) + "\n"
 
 

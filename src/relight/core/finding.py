@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
 
+from relight.core.safety import Safety
+
 
 class Severity(str, Enum):
     """How bad it is."""
@@ -69,16 +71,6 @@ class Verdict(str, Enum):
     LOADS_WRONG = "loads-wrong"  # no error, but not what was saved
     FAILS = "fails"
     UNKNOWN = "unknown"
-
-
-class Safety(str, Enum):
-    """What can be said about the file's intentions. Never ``ok`` by default."""
-
-    OK = "ok"
-    UNKNOWN = "unknown"
-    MALFORMED = "malformed"
-    LIMIT = "limit"
-    DANGEROUS = "dangerous"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from relight.core.finding import Evidence
-from relight.core.target import ModelSpec
+if TYPE_CHECKING:
+    from relight.core.finding import Evidence
+    from relight.core.target import ModelSpec
 
 
 def shape(sizes: Sequence[int]) -> str:
@@ -54,6 +56,8 @@ def groups(
     spec: ModelSpec, by_module: dict[str, tuple[str, ...]], *, in_model: bool, limit: int = 5
 ) -> tuple[Evidence, ...]:
     """One line of evidence per group of keys, the largest first, and how many more there are."""
+    from relight.core.finding import Evidence
+
     ordered = sorted(by_module.items(), key=lambda g: -len(g[1]))
     lines = []
     for path, keys in ordered[:limit]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind
 from relight.core.dtypes import BY_NAME, dtype_named
-from relight.core.finding import Safety
 from relight.core.objects import Call, Global, Opaque, walk
+from relight.core.safety import Safety
 from relight.facts import data
 
 # Damage that lets two readers see different things, or that leaves something unread.

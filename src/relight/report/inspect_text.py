@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
-from relight.core.finding import Safety
 from relight.core.objects import (
     Call,
     DictNode,
@@ -16,6 +15,7 @@ from relight.core.objects import (
     Value,
     mapping_pairs,
 )
+from relight.core.safety import Safety
 from relight.facts import safety
 from relight.facts.describe import shape, some, tensors
 from relight.facts.lightning import LightningView, hparam_items, type_name

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from relight.core.finding import Evidence
+if TYPE_CHECKING:
+    from relight.core.finding import Evidence
 
 _COLOURS = {"error": "1;31", "warning": "1;33", "note": "1;36", "good": "1;32", "dim": "2", "bold": "1"}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from relight.core.finding import Finding, Fix, Report, Safety, Severity, Stage, Verdict
+from relight.core.finding import Finding, Fix, Report, Severity, Stage, Verdict
+from relight.core.safety import Safety
 from relight.report.layout import Style, columns, joined, shortened, titled, verbatim, wrapped
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Safety
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.objects import Global
+from relight.core.safety import Safety
 from relight.core.target import Intent, IntentCall
 from relight.facts import data, imports, safety, unpickling
 from relight.facts.facts import Facts
