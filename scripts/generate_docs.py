@@ -60,7 +60,12 @@ def _rule(rule: type[Rule]) -> str:
 
 
 def _index() -> str:
-    lines = ["# Rules", "", "Generated from the rules themselves; `relight explain NAME` prints a page in the terminal.", ""]
+    lines = [
+        "# Rules",
+        "",
+        "Generated from the rules themselves; `relight explain NAME` prints a page in the terminal.",
+        "",
+    ]
     family = ""
     for rule in builtin_rules():
         if rule.code[:3] != family:

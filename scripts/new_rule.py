@@ -70,12 +70,18 @@ def main() -> int:
     if not re.fullmatch(r"RL[1-9]\d\d", code) or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         print("usage: make new-rule CODE=RL312 NAME=tied-weights", file=sys.stderr)
         return 2
-    taken = [p.name for p in RULES.glob("rl*.py") if p.name.startswith(f"{code.lower()}_") or p.stem.endswith(f"_{name.replace('-', '_')}")]
+    taken = [
+        p.name
+        for p in RULES.glob("rl*.py")
+        if p.name.startswith(f"{code.lower()}_") or p.stem.endswith(f"_{name.replace('-', '_')}")
+    ]
     if taken:
         print(f"taken: {', '.join(taken)}", file=sys.stderr)
         return 2
     comparison = code[2] in "34"
-    phase = "RESIDUAL" if code[3] == "9" else "COMPARISON" if comparison else "CONTAINER" if code[2] == "1" else "CONTENTS"
+    phase = (
+        "RESIDUAL" if code[3] == "9" else "COMPARISON" if comparison else "CONTAINER" if code[2] == "1" else "CONTENTS"
+    )
     path = RULES / f"{code.lower()}_{name.replace('-', '_')}.py"
     text = SKELETON.format(
         code=code,
@@ -85,7 +91,9 @@ def main() -> int:
         needs='{"contents", "spec"}' if comparison else '{"contents"}',
     )
     path.write_text(text, encoding="utf-8")
-    print(f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}\nThen: make test; relight explain {name}")
+    print(
+        f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}\nThen: make test; relight explain {name}"
+    )
     return 0
 
 

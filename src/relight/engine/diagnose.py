@@ -133,7 +133,9 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
     else:
         target = facts.resolved_target
         failure = target.failure
-        if failure is not None and failure.kind in (FailureKind.UNKNOWN, FailureKind.NO_TORCH):
+        if failure is not None and failure.kind is FailureKind.NO_TORCH:
+            return ["this Python has no torch to build the model with; --python PATH names one that has"]
+        if failure is not None and failure.kind is FailureKind.UNKNOWN:
             out.append(failure.message)
         rehearsal = target.rehearsal
         if rehearsal is not None and rehearsal.ok is None:

@@ -7,13 +7,22 @@ from collections.abc import Iterator
 
 from relight.core.dtypes import BY_NAME
 from relight.core.target import IntentCall
+from relight.facts.describe import some
 from relight.facts.facts import Facts
 from relight.facts.versions import at_least, release
 
 
 def notes(facts: Facts) -> Iterator[str]:
     """Sentences, at most one per subject."""
-    if not facts.has_target or not facts.checkpoint.readable or facts.resolved_target.spec is None:
+    if not facts.checkpoint.readable:
+        return
+    if not facts.environment_known and facts.blocked is not None and facts.blocked.names:
+        names = [n.full_name for n in facts.blocked.names]
+        yield (
+            f"Not all of it is plain data: it names {some(names, 3)}. "
+            "torch 2.6 and newer refuse that by default; whether the modules are here is not known."
+        )
+    if not facts.has_target or facts.resolved_target.spec is None:
         return
     yield from _versions(facts)
     yield from _devices(facts)

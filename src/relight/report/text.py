@@ -57,6 +57,8 @@ def headline(report: Report) -> str:
         if report.findings:
             return "not compared with a model yet"
         return "the file is sound. Not compared with a model yet."
+    if not report.target.get("built"):
+        return f"the file is sound; {into} could not be built"
     return f"may load into {into}; not everything could be checked"
 
 
