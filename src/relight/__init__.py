@@ -7,6 +7,7 @@ The functions have the names of the commands and give the same results:
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
+- `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
 
 Everything else hangs off their results: `Checkpoint`, `Report`, `Finding`, `Fix`, `ModelSpec`, `Environment`.
 Importing this package loads nothing but the standard library, and of that very little: names are looked up when used.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, inspect, spec
+    from relight.api import check, diff, inspect, spec, verify
     from relight.core.checkpoint import Checkpoint
     from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
     from relight.core.finding import Finding, Fix, Report, Verdict
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "relight.api",
+    "diff": "relight.api",
     "inspect": "relight.api",
     "spec": "relight.api",
+    "verify": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
@@ -58,8 +61,10 @@ __all__ = [
     "Verdict",
     "__version__",
     "check",
+    "diff",
     "inspect",
     "spec",
+    "verify",
 ]
 
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from relight.core.checkpoint import Checkpoint
+    from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.finding import Report
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
+    from relight.facts.diff import Difference
+    from relight.reader.values import Statistics
+    from relight.reader.verify import Verification
 
 # Every function imports what it needs when it is called: `inspect` costs what reading costs, and nothing of the rules.
 
@@ -32,6 +35,44 @@ def inspect(path: str | os.PathLike[str]) -> Checkpoint:
     from relight.reader import open_checkpoint
 
     return open_checkpoint(path)
+
+
+def tensor_statistics(path: str | os.PathLike[str], key: str) -> tuple[TensorEntry, Statistics]:
+    """Read the values of one tensor, and nothing else, and describe them.
+
+    Args:
+        path: The checkpoint.
+        key: The tensor's key in the state_dict.
+
+    Returns:
+        (its description, statistics of its values).
+
+    Raises:
+        SourceError: The path cannot be opened.
+        UsageError: There is no such key, or its values are not plainly in the file.
+    """
+    from relight.core.errors import UsageError
+    from relight.reader import open_checkpoint
+    from relight.reader.source import LocalSource
+    from relight.reader.values import statistics
+
+    checkpoint = open_checkpoint(path)
+    entry = next((t for t in checkpoint.tensors if t.key == key), None)
+    if entry is None:
+        import difflib
+
+        close = difflib.get_close_matches(key, [t.key for t in checkpoint.tensors], n=3)
+        raise UsageError(f"{os.fspath(path)} has no tensor {key!r}", f"Close: {', '.join(close)}" if close else None)
+    storage = checkpoint.storages.get(entry.storage_id or "")
+    source = LocalSource(path)
+    try:
+        if storage is None:
+            raise ValueError(f"the values of {key} are not plainly in the file")
+        return entry, statistics(source, entry, storage)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    finally:
+        source.close()
 
 
 def check(
@@ -111,6 +152,52 @@ def check(
     if built is None and report.verdict is Verdict.UNKNOWN:
         report = replace(report, candidates=tuple(_candidates()))
     return report
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    finite: bool = False,
+    digest: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Verification:
+    """Read every byte once and compare checksums; torch.load does not.
+
+    Args:
+        path: A file.
+        finite: Also look for NaN and Inf.
+        digest: Also compute sha256 of every record and of the file.
+        progress: Called with the number of bytes read since the last call.
+
+    Returns:
+        What reading everything showed.
+
+    Raises:
+        SourceError: The file cannot be opened or read.
+    """
+    from relight.reader import verify as verifying
+
+    return verifying.verify(path, finite=finite, digest=digest, progress=progress)
+
+
+def diff(left: str | os.PathLike[str], right: str | os.PathLike[str], *, values: bool = False) -> Difference:
+    """What differs between two checkpoints.
+
+    Args:
+        left: The first file.
+        right: The second file.
+        values: Also compare the values of tensors that both have with the same shape and dtype.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        SourceError: A file cannot be opened.
+    """
+    from relight.facts.diff import compare
+    from relight.reader import open_checkpoint
+
+    return compare(open_checkpoint(left), open_checkpoint(right), with_values=values)
 
 
 def spec(

@@ -16,6 +16,8 @@ _COMMANDS = {
     "check": "Will it load, into this model, here? If not: why, and what to do.",
     "inspect": "What is inside a checkpoint, read without executing it.",
     "explain": "Explain a finding: its page, by name or code.",
+    "diff": "What differs between two checkpoints.",
+    "verify": "Read every byte once and compare checksums; find NaN and Inf.",
     "spec": "Describe a model as JSON, to check against without torch.",
     "rules": "List all rules.",
     "demo": "Diagnose the bundled broken checkpoints.",

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 
 from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
 from relight.core.objects import (
-    Call,
-    DictNode,
     Global,
     ListNode,
-    SetNode,
     Value,
     mapping_pairs,
 )
 from relight.core.safety import Safety
 from relight.facts import safety
+from relight.facts.brief import brief
 from relight.facts.describe import shape, some, tensors
-from relight.facts.lightning import LightningView, hparam_items, type_name
+from relight.facts.lightning import LightningView
 from relight.facts.producer import producer
 from relight.facts.tree import Node, folded, tree
 from relight.report.layout import Style, clean, joined, shortened, wrapped
@@ -45,6 +43,23 @@ def render(checkpoint: Checkpoint, style: Style, *, everything: bool = False) ->
         everything: Show every row, and unfolded.
     """
     return joined(_lines(checkpoint, style, everything=everything))
+
+
+def render_keys(checkpoint: Checkpoint, style: Style, *, listed: bool) -> str:
+    """Only the state_dict: as a tree in full, or as a list of keys."""
+    dtypes = Counter(t.dtype for t in checkpoint.tensors)
+    devices = list(dict.fromkeys(t.device for t in checkpoint.tensors))
+    if listed:
+        rows = [
+            (t.key, f"{shape(t.shape)} {t.dtype}" + ("" if t.device == "cpu" else f" {t.device}"))
+            for t in checkpoint.tensors
+        ]
+    else:
+        rows = list(_rows(tree(checkpoint.tensors), dtypes, devices, 0))
+    if not rows:
+        return "no such key\n" if listed else "no tensors\n"
+    width = min(max(len(name) for name, _ in rows), max(style.width - 30, 40))
+    return joined(f"{clean(name).ljust(width)}  {text}" for name, text in rows)
 
 
 def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
@@ -114,29 +129,6 @@ def _hyper_parameters(view: LightningView, style: Style, *, everything: bool) ->
         yield f"  {clean(name).ljust(width)}  {text}"
     if len(items) > limit:
         yield f"  ... {len(items) - limit} more (--all)"
-
-
-def brief(value: Value) -> str:
-    """A value in one line, as Python would write it where it can."""
-    if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return repr(value)
-    if isinstance(value, tuple):
-        return f"({', '.join(brief(v) for v in value[:6])}{', ...' if len(value) > 6 else ''})"
-    if isinstance(value, (ListNode, SetNode)):
-        inner = ", ".join(brief(v) for v in value.items[:6]) + (", ..." if len(value.items) > 6 else "")
-        return f"[{inner}]" if isinstance(value, ListNode) else f"{{{inner}}}"
-    if isinstance(value, Global):
-        return value.full_name
-    pairs = mapping_pairs(value)
-    if isinstance(value, DictNode) and pairs is not None:
-        inner = ", ".join(f"{brief(k)}: {brief(v)}" for k, v in pairs[:6]) + (", ..." if len(pairs) > 6 else "")
-        return f"{{{inner}}}"
-    if isinstance(value, Call):
-        inside = [f"{n}={brief(v)}" for n, v in list(hparam_items(value))[:6] if not n.startswith("_")]
-        if not inside:
-            inside = [brief(a) for a in value.args[:4]]
-        return f"{type_name(value)}({', '.join(inside)})"
-    return "..."
 
 
 def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
