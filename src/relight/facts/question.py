@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from relight.core.target import Intent, IntentCall
@@ -39,7 +39,7 @@ class Question:
         parts += options
         return " ".join(shlex.quote(p) for p in parts)
 
-    def load_call(self, path: str | None = None, /, **changes: object) -> str:
+    def load_call(self, path: str | None = None, /, *, without: Sequence[str] = (), **changes: object) -> str:
         """The real call with changed arguments: ``MyModel.load_from_checkpoint("model.ckpt", strict=False)``."""
         if self.intent.call is IntentCall.WEIGHTS:
             return self.torch_load(path, **{k: v for k, v in changes.items() if k in ("weights_only", "map_location")})
@@ -54,6 +54,8 @@ class Question:
             arguments["weights_only"] = self.intent.weights_only
         arguments.update(self.init)
         arguments.update(changes)
+        for name in without:
+            arguments.pop(name, None)
         return f"{self.class_name or 'MyModel'}.load_from_checkpoint({_arguments(path or self.path, arguments)})"
 
     def torch_load(self, path: str | None = None, /, **arguments: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
@@ -39,7 +40,7 @@ class MigrationFails(Rule):
 
     code = "RL503"
     name = "migration-fails"
-    causes = ("migration-missing-global-step", "version-unparsable")
+    causes = ("migration-missing-global-step", "version-unparsable", "migration-loop-key")
     phase = Phase.CONTENTS
     needs = frozenset({"contents", "environment"})
     examples = (
@@ -81,12 +82,36 @@ class MigrationFails(Rule):
                 ),
             )
             return
-        for step in behaviour["migrations"]:
+        found = self._by_entries(facts, version, behaviour["migrations"])
+        if found is None and facts.has_target:
+            found = self._by_rehearsal(facts)
+        if found is not None:
+            yield found
+
+    def _by_rehearsal(self, facts: Facts) -> Finding | None:
+        """What Lightning's own migration did with the file's entries, where it was really run."""
+        rehearsal = facts.rehearsal
+        if rehearsal is None or rehearsal.ok is not False or rehearsal.stage != "migrate":
+            return None
+        exception = rehearsal.exception or "Exception"
+        return self.finding(
+            "Lightning's own upgrade of this file fails",
+            cause="migration-loop-key",
+            evidence=[Evidence(VERSION_KEY, facts.lightning.version or "")],
+            context=[f"It was run on the file's entries: {exception}: {rehearsal.message}"],
+            fixes=[Fix(title="Load the weights alone with torch.load and load_state_dict.", kind=FixKind.CODE)],
+            subjects=[rehearsal.message],
+            predicts=Prediction(Stage.MIGRATE, facts.call_name, exception, rehearsal.message),
+        )
+
+    def _by_entries(self, facts: Facts, version: str, migrations: list[dict[str, Any]]) -> Finding | None:
+        """An entry that a step reads without a default, and that the file has not."""
+        for step in migrations:
             if at_least(version, step["version"]):
                 continue
             for key in step["reads"]:
                 if not facts.lightning.has(key):
-                    yield self.finding(
+                    return self.finding(
                         f"the file has no {key}, which Lightning's upgrade of files before {step['version']} reads",
                         evidence=[Evidence(VERSION_KEY, version)],
                         fixes=[
@@ -100,7 +125,7 @@ class MigrationFails(Rule):
                         subjects=[key],
                         predicts=Prediction(Stage.MIGRATE, facts.call_name, "KeyError", repr(key)),
                     )
-                    return
+        return None
 
 
 def _absent(facts: Facts, keys: list[str]) -> dict[str, object]:
