@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from relight.core.target import Intent, IntentCall
+
+
+LEFT_OUT = object()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +42,11 @@ class Question:
         parts += options
         return " ".join(shlex.quote(p) for p in parts)
 
-    def load_call(self, path: str | None = None, /, *, without: Sequence[str] = (), **changes: object) -> str:
-        """The real call with changed arguments: ``MyModel.load_from_checkpoint("model.ckpt", strict=False)``."""
+    def load_call(self, path: str | None = None, /, **changes: object) -> str:
+        """The real call with changed arguments: ``MyModel.load_from_checkpoint("model.ckpt", strict=False)``.
+
+        An argument that is changed to `LEFT_OUT` is not passed.
+        """
         if self.intent.call is IntentCall.WEIGHTS:
             return self.torch_load(path, **{k: v for k, v in changes.items() if k in ("weights_only", "map_location")})
         arguments: dict[str, object] = {}
@@ -54,8 +60,7 @@ class Question:
             arguments["weights_only"] = self.intent.weights_only
         arguments.update(self.init)
         arguments.update(changes)
-        for name in without:
-            arguments.pop(name, None)
+        arguments = {name: value for name, value in arguments.items() if value is not LEFT_OUT}
         return f"{self.class_name or 'MyModel'}.load_from_checkpoint({_arguments(path or self.path, arguments)})"
 
     def torch_load(self, path: str | None = None, /, **arguments: object) -> str:

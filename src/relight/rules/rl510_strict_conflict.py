@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
 from relight.facts.facts import Facts
+from relight.facts.question import LEFT_OUT
 from relight.facts.versions import at_least
 from relight.rulekit import Env, File, Fires, Model, Phase, Rule, Silent
 
@@ -79,7 +80,7 @@ class StrictConflict(Rule):
                     title="Let the class decide:",
                     kind=FixKind.LOAD_ARGUMENT,
                     applicability=Applicability.SAFE,
-                    code=facts.question.load_call(without=("strict",)),
+                    code=facts.question.load_call(strict=LEFT_OUT),
                 )
             ],
             subjects=["strict"],
