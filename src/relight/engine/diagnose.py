@@ -160,10 +160,10 @@ def _verdict(facts: Facts, findings: list[Finding], suppressed: list[Suppressed]
         f.confidence is not Confidence.POSSIBLE and (f.predicts is not None or f.code.startswith("RL1")) for f in errors
     ):
         return Verdict.FAILS
-    if errors or unknown or suppressed:
-        return Verdict.UNKNOWN
     if any(f.wrong for f in findings):
         return Verdict.LOADS_WRONG
+    if errors or unknown or suppressed:
+        return Verdict.UNKNOWN
     return Verdict.LOADS
 
 

@@ -50,7 +50,8 @@ def headline(report: Report) -> str:
             return "will not load with a plain torch.load"
         return "will not load here" if any(not f.code.startswith("RL1") for f in report.findings) else "will not load"
     if report.verdict is Verdict.LOADS_WRONG:
-        return f"loads WITHOUT AN ERROR, BUT WRONG, into {into}"
+        verb = "resumes" if report.intent == "resume" else "loads"
+        return f"{verb} WITHOUT AN ERROR, BUT WRONG, into {into}"
     if report.verdict is Verdict.LOADS:
         return f"loads into {into}"
     if report.target is None:
