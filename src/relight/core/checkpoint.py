@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from relight.core.objects import Global, ObjectPath, Value
+from relight.core.objects import Call, Global, ObjectPath, Persistent, Value
 
 
 class Layout(str, Enum):
@@ -18,6 +18,9 @@ class Layout(str, Enum):
     PICKLE = "pickle"
     TORCHSCRIPT = "torchscript"
     SAFETENSORS = "safetensors"
+    SHARDED = "sharded"  # a folder with an index and shards
+    DCP = "dcp"  # a folder that torch.distributed.checkpoint wrote
+    DEEPSPEED = "deepspeed"  # a folder that DeepSpeed wrote
     DIRECTORY = "directory"
     NOT_A_CHECKPOINT = "not-a-checkpoint"
 
@@ -173,6 +176,45 @@ class StreamFacts:
     end: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """Something in a pickle stream that no honest writer puts there, seen as its opcodes went by.
+
+    Attributes:
+        what: In words.
+        position: Byte offset in the stream.
+    """
+
+    what: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pickled:
+    """One pickle stream of the file, with everything that following it would construct.
+
+    A file can hold more streams than the one that loading reads: a second ``data.pkl``, the small pickles of the
+    legacy layout, pickles inside byte strings, the files of a folder.
+
+    Attributes:
+        where: Where it is, in words; empty for the stream of `Checkpoint.root`.
+        root: The pickled object, None if the stream breaks before its end.
+        globals: Every name, in order of first use.
+        calls: Everything that would be constructed, in order, also what the stream throws away again.
+        persistents: Persistent ids, in order.
+        sightings: What no honest writer does.
+        whole: Whether the stream reaches its STOP.
+    """
+
+    where: str
+    root: Value
+    globals: tuple[Global, ...]
+    calls: tuple[Call, ...]
+    persistents: tuple[Persistent, ...]
+    sightings: tuple[Sighting, ...]
+    whole: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
     """Everything that reading a checkpoint without executing it can tell.
@@ -187,9 +229,14 @@ class Checkpoint:
         globals: Every name that the pickle refers to, in file order.
         stream: Facts on the pickle stream of ``root``; None if there is none.
         state_dict_path: Where the model's tensors sit (``$`` for a plain state_dict), None if nothing looks like one.
-        tensors: Tensors of that state_dict, in file order.
+        tensors: Tensors of that state_dict whose values are all in the file, in file order.
+        lost: Tensors of that state_dict that are described well, but whose values are not all there.
+        refused: Why a key's values cannot be given out: for those in ``lost``, and for those that are not described
+            in a way that makes sense.
         extra_keys: Keys of that state_dict whose value is not a tensor (``_extra_state`` ...).
         metadata: ``_metadata`` of the state_dict: module path to version; None where it is absent.
+        pickles: Every pickle stream of the file; that of ``root`` comes first.
+        files: Of a folder, the files that belong to the checkpoint, by relative path.
         problems: What is wrong with the bytes, in order of discovery.
         bytes_read: How much of the file was read to tell all this.
     """
@@ -204,15 +251,19 @@ class Checkpoint:
     stream: StreamFacts | None = None
     state_dict_path: ObjectPath | None = None
     tensors: tuple[TensorEntry, ...] = ()
+    lost: tuple[TensorEntry, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
     extra_keys: tuple[str, ...] = ()
     metadata: Mapping[str, int | None] | None = None
+    pickles: tuple[Pickled, ...] = ()
+    files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     bytes_read: int = 0
 
     @property
     def readable(self) -> bool:
         """Whether the pickled object was read at all."""
-        return self.stream is not None or self.layout is Layout.SAFETENSORS
+        return self.stream is not None or self.layout in (Layout.SAFETENSORS, Layout.SHARDED, Layout.DCP)
 
     def problems_of(self, *kinds: ProblemKind) -> Iterator[Problem]:
         """Problems of the given kinds."""

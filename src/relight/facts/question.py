@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from relight.core.target import Intent, IntentCall
 
-
 LEFT_OUT = object()
 
 

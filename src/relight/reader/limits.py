@@ -26,6 +26,14 @@ class Limits:
         directory_bytes: Bytes of an archive's directory.
         header_bytes: Bytes of a safetensors header.
         tensors: Tensors of one file.
+        rank: Dimensions of one tensor.
+        expanded_bytes: Bytes of a tensor that is larger than the storage it lies on.
+        verified_bytes: Files up to here are read in whole, to compare the checksums of all their records.
+        index_bytes: Indices of one sparse tensor, which are read to check that they lie within its shape.
+        nested_bytes: Bytes of a pickle inside a pickle.
+        nested_depth: Pickles inside pickles inside pickles.
+        streams: Pickle streams of one file besides the main one.
+        shards: Files of a folder.
     """
 
     pickle_bytes: int = 256 << 20
@@ -44,6 +52,14 @@ class Limits:
     directory_bytes: int = 64 << 20
     header_bytes: int = 100 << 20
     tensors: int = 2_000_000
+    rank: int = 64
+    expanded_bytes: int = 4 << 30
+    verified_bytes: int = 1 << 20
+    index_bytes: int = 64 << 20
+    nested_bytes: int = 16 << 20
+    nested_depth: int = 3
+    streams: int = 64
+    shards: int = 10_000
 
 
 DEFAULT_LIMITS = Limits()

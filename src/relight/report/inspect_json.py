@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint
+from relight.core.dtypes import BY_NAME
 from relight.core.objects import (
     Call,
     DictNode,
@@ -77,8 +78,6 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _itemsize(name: str) -> int:
-    from relight.core.dtypes import BY_NAME
-
     dtype = BY_NAME.get(name)
     return 0 if dtype is None else dtype.itemsize
 
