@@ -132,7 +132,11 @@ def check(
     ignored = {rule_named(selector).code: reason for selector, reason in (ignore or {}).items()}
     checkpoint = open_checkpoint(path)
     python = environment if isinstance(environment, str) else None
-    built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, announce)
+    if checkpoint.readable or not isinstance(target, str):
+        line = _told(checkpoint, announce)
+        built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, line)
+    else:
+        built = _not_needed(target)
     where = _environment(environment, built)
     question = Question(
         path=os.fspath(path),
@@ -279,6 +283,23 @@ def _target(
     if failure is not None and failure.kind.value in _TARGET_ERRORS:
         raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
     return built
+
+
+def _not_needed(target: str) -> Target:
+    """The target of a file that cannot be read: nobody has to wait for torch to hear that."""
+    from relight.core.target import Target
+
+    name = target.rpartition(":")[2]
+    return Target(argument=target, class_name=name if name.isidentifier() else None)
+
+
+def _told(checkpoint: Checkpoint, announce: Callable[[str], None] | None) -> Callable[[str], None] | None:
+    """Put what is known of the file already in front of the line that says why it takes a moment."""
+    if announce is None:
+        return None
+    from relight.facts.describe import tensors
+
+    return lambda line: announce(f"{checkpoint.origin}: read, {tensors(len(checkpoint.tensors))}; {line}")
 
 
 def _from_spec(model: ModelSpec, argument: str) -> Target:

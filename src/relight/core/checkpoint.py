@@ -263,7 +263,9 @@ class Checkpoint:
     @property
     def readable(self) -> bool:
         """Whether the pickled object was read at all."""
-        return self.stream is not None or self.layout in (Layout.SAFETENSORS, Layout.SHARDED, Layout.DCP)
+        if self.layout in (Layout.SHARDED, Layout.DCP, Layout.DEEPSPEED):
+            return bool(self.tensors)
+        return self.stream is not None or self.layout is Layout.SAFETENSORS
 
     def problems_of(self, *kinds: ProblemKind) -> Iterator[Problem]:
         """Problems of the given kinds."""

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+from relight.core.checkpoint import ProblemKind
+from relight.reader.verify import verify
+from relight.rulekit import File, Tensor
+from relight.testing import write
+
+
+def a_file(folder: Path) -> Path:
+    return write(
+        File(tensors={"a": (4, 4), "b": Tensor((8,), "float16"), "n": Tensor((3,), "int64")}), folder / "m.ckpt"
+    )
+
+
+def poke(path: Path, record: str, data: bytes) -> None:
+    from relight.reader import open_checkpoint
+
+    span = next(r.span for r in open_checkpoint(path).records if r.name == record)
+    raw = bytearray(path.read_bytes())
+    raw[span.start : span.start + len(data)] = data
+    path.write_bytes(raw)
+
+
+def test_a_whole_file(tmp_path: Path) -> None:
+    result = verify(a_file(tmp_path), finite=True, digest=True)
+    assert result.ok
+    assert result.checksums == result.records == 6
+    assert result.non_finite == ()
+    assert result.digests is not None
+    assert "m.ckpt" in result.digests
+
+
+def test_a_flipped_byte_that_torch_does_not_notice(tmp_path: Path) -> None:
+    path = a_file(tmp_path)
+    poke(path, "data/0", b"\x01")
+    result = verify(path)
+    assert not result.ok
+    assert [(p.kind, p.record) for p in result.problems] == [(ProblemKind.CRC_MISMATCH, "data/0")]
+
+
+def test_values_that_are_no_numbers(tmp_path: Path) -> None:
+    path = a_file(tmp_path)
+    poke(path, "data/1", struct.pack("<3e", 0.0, math.nan, math.inf))
+    (bad,) = verify(path, finite=True).non_finite or ()
+    assert (bad.key, bad.nan, bad.inf, bad.numel, bad.first) == ("b", 1, 1, 8, 1)
+
+
+def test_not_looked_for_is_not_the_same_as_not_there(tmp_path: Path) -> None:
+    result = verify(a_file(tmp_path))
+    assert result.non_finite is None
+    assert result.digests is None
+
+
+def test_legacy_files_have_no_checksums(tmp_path: Path) -> None:
+    result = verify(write(File(legacy=True), tmp_path / "old.ckpt"))
+    assert result.ok
+    assert result.checksums == 0
+    assert result.records == 2
+
+
+def test_every_byte_is_read_once(tmp_path: Path) -> None:
+    path = a_file(tmp_path)
+    seen: list[int] = []
+    result = verify(path, progress=seen.append)
+    assert sum(seen) == result.read <= path.stat().st_size
+
+
+def test_a_cut_file_is_not_whole(tmp_path: Path) -> None:
+    assert not verify(write(File(keep=0.8), tmp_path / "cut.ckpt")).ok

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from relight.core.finding import Evidence
+from relight.report.layout import Style, clean, columns, shortened, titled, wrapped
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert clean("a\x1b[31mb\u202ec") == "a\\x1b[31mb\\u202ec"
+    assert clean("ümläut → ok") == "ümläut → ok"
+
+
+def test_the_name_stands_at_the_right() -> None:
+    line = titled("error: x", "[name]", Style(width=40))
+    assert len(line) == 40
+    assert line.endswith("[name]")
+
+
+def test_columns_line_up() -> None:
+    lines = columns(
+        [Evidence("a", "one", "f.py:1"), Evidence("longer", "two")],
+        Style(width=40),
+    )
+    assert lines == ["  a       one                     f.py:1", "  longer  two"]
+
+
+def test_long_paths_are_not_broken() -> None:
+    path = "x" * 100
+    assert path in wrapped(f"see {path} there", Style(width=40))[1]
+
+
+def test_shortened_says_that_it_is() -> None:
+    assert shortened("a\n b  c", 80) == "a b c"
+    assert shortened("word " * 40, 20).endswith("...")
+
+
+def test_colour_is_optional() -> None:
+    assert Style().paint("x", "error") == "x"
+    assert Style(colour=True).paint("x", "error") == "\x1b[1;31mx\x1b[0m"
