@@ -11,6 +11,9 @@ from relight.core.objects import Call, DictNode, Global, ListNode, Value, mappin
 from relight.facts import data
 
 VERSION_KEY = "pytorch-lightning_version"
+# Source: files that 0.7.6 wrote.
+_BEFORE_0_8 = {"epoch", "global_step", "state_dict"}
+_ONLY_LIGHTNING = {"optimizer_states", "lr_schedulers", "hparams", "hparams_type", "checkpoint_callback_best"}
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class LightningView:
     def kind(self) -> str:
         """``lightning``, ``state-dict``, ``training-state`` (a dict of another program), ``module`` or ``other``."""
         path = self.checkpoint.state_dict_path
-        if self.has(VERSION_KEY) or (self.has("state_dict") and (self.has("global_step") or self.has("epoch"))):
+        keys = set(self.root_keys)
+        # Before 0.8 there was no version key. Many training scripts write "state_dict" and "epoch", so more is asked for.
+        if VERSION_KEY in keys or (keys >= _BEFORE_0_8 and keys & _ONLY_LIGHTNING):
             return "lightning"
         if path is not None and len(path) == 0 and self.is_mapping:
             return "state-dict"

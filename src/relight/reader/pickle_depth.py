@@ -37,7 +37,7 @@ class Depths:
         self._height: dict[int, int] = {}
         self._keep: list[object] = []
 
-    def nest_all(self, parent: object, parts: Iterable[Any]) -> None:
+    def nest_all(self, parent: Any, parts: Iterable[Any]) -> None:
         """Note that parts were put into a parent; refuse what no real file has."""
         height = self._height
         tallest = 0
@@ -49,7 +49,10 @@ class Depths:
                     tall = height.get(id(part.args), 1) + 1 if kind is Call else 1 if part != () else 0
                 if tall > tallest:
                     tallest = tall
-        if tallest >= height.get(id(parent), 1):
+        own = height.get(id(parent))
+        if own is None:
+            own = height.get(id(parent.args), 1) + 1 if parent.__class__ is Call else 1
+        if tallest >= own:
             if tallest >= self.limit:
                 raise reached(self.limits, "nesting", f"nested deeper than {self.limit:,}")
             if id(parent) not in height:

@@ -257,7 +257,8 @@ def _training(view: LightningView, style: Style) -> Iterator[str]:
         "pytorch-lightning_version", "state_dict", "epoch", "global_step", "hyper_parameters", "hparams_name",
         "hparams_type", "optimizer_states", "lr_schedulers", "callbacks", "loops",
     }  # fmt: skip
-    others = [k for k in view.root_keys if k not in known] if view.kind == "lightning" else []
+    inside = _state_dict_key(view)
+    others = [k for k in view.root_keys if k not in known and k != inside] if view.kind != "state-dict" else []
     if others:
         rows.append(("also", some(others, 6)))
     if rows:
@@ -265,6 +266,12 @@ def _training(view: LightningView, style: Style) -> Iterator[str]:
         width = max(len(a) for a, _ in rows)
         for name, text in rows:
             yield f"  {name.ljust(width)}  {shortened(text, style.width - width - 4)}"
+
+
+def _state_dict_key(view: LightningView) -> str | None:
+    """The top-level key that holds the state_dict."""
+    path = view.checkpoint.state_dict_path
+    return str(path[0]) if path else None
 
 
 def _key(key: Value) -> str:

@@ -52,7 +52,14 @@ class NoLightningVersion(Rule):
             name="another program's training state",
             file=File(version=None, under="model", extra={"optimizer": {}, "step": 3}),
         ),
-        Fires(name="a file of Lightning 0.7", file=File(version=None, extra={"epoch": 2, "global_step": 8})),
+        Fires(
+            name="a training script's file with an epoch",
+            file=File(version=None, extra={"epoch": 89, "arch": "resnet50", "optimizer": {}}),
+        ),
+        Fires(
+            name="a file of Lightning 0.7",
+            file=File(version=None, extra={"epoch": 2, "global_step": 8, "optimizer_states": [], "lr_schedulers": []}),
+        ),
         Silent(name="a Lightning file"),
         Silent(name="a plain state_dict, loaded by torch", file=File(raw=True), intent=Intent(call=IntentCall.WEIGHTS)),
         Silent(
