@@ -47,7 +47,10 @@ def sort_arguments(view: LightningView, init: InitSignature, intent: Intent) -> 
     dropped = tuple((n, v) for n, v in offered.items() if n not in passed)
     missing = tuple(p for p in init.params if p.required and p.name not in offered)
     unfilled = [p for p in init.params if p.name not in offered]
-    return Arguments(passed, dropped, missing, _renames([n for n, _ in dropped], unfilled))
+    # They were saved as the contents of one argument, which has another name now: none of them is that argument.
+    of_one = view.hparams_name not in (None, "kwargs") and view.hparams_name not in names
+    renamed = {} if of_one else _renames([n for n, _ in dropped], unfilled)
+    return Arguments(passed, dropped, missing, renamed)
 
 
 def _renames(dropped: list[str], unfilled: list[InitParam]) -> dict[str, InitParam]:

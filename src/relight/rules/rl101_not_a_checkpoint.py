@@ -71,6 +71,22 @@ class NotACheckpoint(Rule):
             ),
             cause="safetensors-as-ckpt",
         ),
+        Fires(
+            name="a git-annex pointer",
+            file=File(content=b"/annex/objects/SHA256E-s516--4d7a2146.ckpt\n"),
+            cause="git-annex-pointer",
+        ),
+        Fires(
+            name="compressed once more",
+            file=File(content=b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03" + bytes(40)),
+            cause="compressed-or-other-format",
+        ),
+        Fires(
+            name="a pickle of another program",
+            file=File(content=b"\x80\x02}q\x00X\x01\x00\x00\x00aK\x01s."),
+            cause="not-a-torch-pickle",
+            intent=Intent(weights_only=False),
+        ),
         Silent(name="a checkpoint of torch before 1.6", file=File(legacy=True)),
         Silent(name="a checkpoint that is cut off", file=File(keep=0.7)),
         Silent(name="a plain state_dict", file=File(raw=True)),

@@ -50,6 +50,11 @@ class TruncatedFile(Rule):
     gates = True
     examples = (
         Fires(name="a download that broke off", file=File(keep=0.6)),
+        Fires(
+            name="a small file that breaks off",
+            file=File(tensors={"net.weight": (64, 64)}, keep=0.6),
+            cause="zip-truncated-small-oserror22",
+        ),
         Fires(name="the last byte is missing", file=File(keep=0.999)),
         Fires(name="an empty file", file=File(content=b""), cause="empty-file"),
         Fires(name="written with zeros only", file=File(content=bytes(6000)), cause="zeros-file"),

@@ -79,10 +79,10 @@ class EnumValueUnknown(Rule):
                     Fix(
                         title=f"Let {name} in {facts.display(r.file)} read the old value too:",
                         kind=FixKind.CODE,
-                        code="    @classmethod\n"
-                        "    def _missing_(cls, value):\n"
-                        f"        return cls({values[0]!r}) if value == {stored!r} else None",
-                        note=f"Choose the member that stands for {stored!r} today.",
+                        code="@classmethod\n"
+                        "def _missing_(cls, value):\n"
+                        f"    return cls({values[0]!r}) if value == {stored!r} else None",
+                        note=f"In the body of the class. Choose the member that stands for {stored!r} today.",
                     )
                 ],
                 subjects=[r.ref.full_name],

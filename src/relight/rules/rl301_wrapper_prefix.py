@@ -74,6 +74,18 @@ class WrapperPrefix(Rule):
             cause="prefix-nested-wrappers",
         ),
         Fires(
+            name="saved from FullyShardedDataParallel",
+            file=File(tensors={f"_fsdp_wrapped_module.{k}": s for k, s in _NET.items()}),
+            model=Model(params=_NET),
+            cause="prefix-fsdp-wrapped",
+        ),
+        Fires(
+            name="activation checkpointing in part of the model",
+            file=File(tensors={k.replace("net.2.", "net.2._checkpoint_wrapped_module."): s for k, s in _NET.items()}),
+            model=Model(params=_NET),
+            cause="prefix-activation-ckpt",
+        ),
+        Fires(
             name="an attribute in front of everything",
             file=File(tensors={f"model.{k}": s for k, s in _NET.items()}),
             model=Model(params=_NET),

@@ -13,6 +13,7 @@ from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _NET = {"net.weight": (2, 3), "net.bias": (2,)}
 _WHAT = {
+    "buffer": ("a buffer", "A buffer is not learnt; strict=False keeps the value that the constructor gives it."),
     "loss-buffer": ("class weights of a loss function", "They do not take part in what the model computes."),
     "metric-state": ("the state of a metric", "It counts what a metric has seen; the model does not compute with it."),
     "counter": ("counters of a profiler", "A profiler left them in every module; nothing computes with them."),
@@ -82,6 +83,24 @@ class BufferSetChanged(Rule):
             file=File(tensors={**_NET, "embeddings.position_ids": (1, 5)}),
             model=Model(params=_NET),
             cause="transformers-position-ids",
+        ),
+        Fires(
+            name="rotary frequencies of an older library",
+            file=File(tensors={**_NET, "attn.rotary_emb.inv_freq": (4,)}),
+            model=Model(params=_NET),
+            cause="rotary-inv-freq-buffers",
+        ),
+        Fires(
+            name="a count of batches without a batch norm",
+            file=File(tensors={**_NET, "net.num_batches_tracked": ()}),
+            model=Model(params=_NET),
+            cause="bn-num-batches-tracked",
+        ),
+        Fires(
+            name="a new buffer of the project",
+            file=File(tensors=_NET),
+            model=Model(params={**_NET, "mean": (3,)}, buffers=("mean",)),
+            cause="buffer-set-changed",
         ),
         Silent(name="the same buffers", file=File(tensors={**_NET, "criterion.pos_weight": (2,)}),
                model=Model(params={**_NET, "criterion.pos_weight": (2,)}, buffers=("criterion.pos_weight",))),

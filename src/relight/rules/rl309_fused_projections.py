@@ -44,6 +44,14 @@ class FusedProjections(Rule):
     examples = (
         Fires(name="three in the file, one in the model", file=File(tensors=_SPLIT), model=Model(params=_FUSED)),
         Fires(name="one in the file, three in the model", file=File(tensors=_FUSED), model=Model(params=_SPLIT)),
+        Fires(
+            name="MultiheadAttention's one parameter, three in the model",
+            file=File(tensors={"attn.in_proj_weight": (12, 4)}),
+            model=Model(
+                params={"attn.q_proj.weight": (4, 4), "attn.k_proj.weight": (4, 4), "attn.v_proj.weight": (4, 4)}
+            ),
+            cause="mha-inproj-split",
+        ),
         Silent(name="three on both sides", file=File(tensors=_SPLIT), model=Model(params=_SPLIT)),
         Silent(name="sizes that do not add up", file=File(tensors=_SPLIT), model=Model(params={"qkv.weight": (13, 4)})),
     )
@@ -60,6 +68,7 @@ class FusedProjections(Rule):
                 f"{', '.join(parts)} are {whole} in the model"
                 if fuse
                 else f"{whole} in the checkpoint is {', '.join(parts)} in the model",
+                cause=e.cause,
                 confidence=Confidence.LIKELY,
                 evidence=[
                     Evidence(w, f"{'from' if fuse else 'into'} {', '.join(p)}") for w, p in list(groups.items())[:5]

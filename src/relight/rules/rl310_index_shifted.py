@@ -37,7 +37,7 @@ class IndexShifted(Rule):
 
     code = "RL310"
     name = "index-shifted"
-    causes = ("sequential-index-shift", "silent-index-shift")
+    causes = ("sequential-index-shift",)
     phase = Phase.COMPARISON
     needs = frozenset({"contents", "spec"})
     examples = (

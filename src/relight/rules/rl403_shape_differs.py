@@ -72,6 +72,12 @@ class ShapeDiffers(Rule):
             cause="size-mismatch-kernel",
         ),
         Fires(
+            name="grey images in place of coloured ones",
+            file=File(tensors={"stem.weight": (8, 3, 3, 3), "b.weight": (1, 8)}),
+            model=Model(params={"stem.weight": (8, 1, 3, 3), "b.weight": (1, 8)}),
+            cause="size-mismatch-in-channels",
+        ),
+        Fires(
             name="a longer position table",
             file=File(tensors={"pos_embed": (1, 5, 8), "b.weight": (1, 8)}),
             model=Model(params={"pos_embed": (1, 9, 8), "b.weight": (1, 8)}),

@@ -39,7 +39,6 @@ class NoLightningVersion(Rule):
     name = "no-lightning-version"
     causes = (
         "no-lightning-version-key",
-        "no-state-dict-key",
         "optimizer-file",
         "tuple-or-list-root",
         "whole-module-pickle",
@@ -59,6 +58,11 @@ class NoLightningVersion(Rule):
         Fires(
             name="a file of Lightning 0.7",
             file=File(version=None, extra={"epoch": 2, "global_step": 8, "optimizer_states": [], "lr_schedulers": []}),
+        ),
+        Fires(
+            name="the state of an optimizer",
+            file=File(version=None, tensors={}, under="state", extra={"param_groups": []}),
+            cause="optimizer-file",
         ),
         Silent(name="a Lightning file"),
         Silent(name="a plain state_dict, loaded by torch", file=File(raw=True), intent=Intent(call=IntentCall.WEIGHTS)),

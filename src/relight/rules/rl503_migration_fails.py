@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
-from relight.core.target import Intent, IntentCall
+from relight.core.target import Intent, IntentCall, Rehearsal
 from relight.facts import data, snippets
 from relight.facts.facts import Facts
 from relight.facts.lightning import VERSION_KEY
 from relight.facts.versions import at_least, release
-from relight.rulekit import Env, File, Fires, Phase, Rule, Silent
+from relight.rulekit import Env, File, Fires, Model, Phase, Rule, Silent
 
 _WHOLE = {"epoch": 2, "global_step": 8}
 
@@ -47,6 +47,20 @@ class MigrationFails(Rule):
         Fires(name="an old file without a step count", file=File(version="1.5.0")),
         Fires(name="a step count but no epoch", file=File(version="1.5.0", extra={"global_step": 8})),
         Fires(name="a version that is none", file=File(version="latest", extra=_WHOLE), cause="version-unparsable"),
+        Fires(
+            name="loops in a layout that the upgrade does not know",
+            file=File(version="1.5.0", extra=_WHOLE),
+            model=Model(
+                rehearsal=Rehearsal(
+                    ok=False,
+                    stage="migrate",
+                    exception="KeyError",
+                    message="'epoch_loop.batch_loop.optimizer_loop.optim_progress'",
+                )
+            ),
+            cause="migration-loop-key",
+            oracle=False,
+        ),
         Silent(name="an old file with both", file=File(version="1.5.0", extra=_WHOLE)),
         Silent(name="a new file without a step count", file=File(version="2.1.0")),
         Silent(name="plain torch.load", file=File(version="1.5.0"), intent=Intent(call=IntentCall.WEIGHTS)),

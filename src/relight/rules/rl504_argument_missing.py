@@ -50,6 +50,12 @@ class ArgumentMissing(Rule):
             model=Model(init=("hidden_dim",)),
             cause="init-arg-renamed",
         ),
+        Fires(
+            name="the argument that takes them all was renamed",
+            file=File(hparams={"width": 8, "depth": 2}, extra={"hparams_name": "cfg"}),
+            model=Model(init=("conf",)),
+            cause="hparams-name-mismatch",
+        ),
         Silent(name="all are saved", file=File(hparams={"width": 8, "depth": 2}), model=Model(init=("width", "depth"))),
         Silent(name="the new one has a default", model=Model(init=(InitParam("depth", False, "2"),))),
         Silent(name="passed in the call", model=Model(init=("width",)), intent=Intent(init=("width",))),

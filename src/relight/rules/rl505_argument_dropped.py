@@ -36,7 +36,7 @@ class ArgumentDropped(Rule):
 
     code = "RL505"
     name = "argument-dropped"
-    causes = ("hparam-renamed-default", "init-arg-renamed")
+    causes = ("hparam-renamed-default",)
     severity = Severity.WARNING
     phase = Phase.COMPARISON
     needs = frozenset({"contents", "target"})

@@ -58,6 +58,21 @@ class ArgumentUnexpected(Rule):
             ),
             oracle=False,
         ),
+        Fires(
+            name="passed twice",
+            file=File(hparams={"width": 8}),
+            model=Model(
+                var_keyword=True,
+                failure=BuildFailure(
+                    kind=FailureKind.INIT_ERROR,
+                    exception="TypeError",
+                    message="build() got multiple values for argument 'width'",
+                    stage="construct",
+                ),
+            ),
+            cause="multiple-values",
+            oracle=False,
+        ),
         Silent(name="a class that takes it", file=File(hparams={"out_dim": 1}), model=Model(var_keyword=True)),
         Silent(
             name="another failure",

@@ -39,7 +39,7 @@ class DeviceAbsent(Rule):
 
     code = "RL701"
     name = "device-absent"
-    causes = ("cuda-on-cpu", "cuda-ordinal", "mps-tag", "location-tag-unknown", "backend-not-registered")
+    causes = ("cuda-on-cpu", "cuda-ordinal", "mps-tag", "location-tag-unknown")
     phase = Phase.CONTENTS
     needs = frozenset({"contents", "environment"})
     examples = (
@@ -63,6 +63,18 @@ class DeviceAbsent(Rule):
             name="asked for a GPU that is not there",
             intent=Intent(map_location="cuda:3"),
             cause="cuda-on-cpu",
+        ),
+        Fires(
+            name="a file from an Apple GPU, torch.load",
+            file=File(tensors={"w": Tensor((2,), device="mps")}),
+            intent=_TORCH,
+            cause="mps-tag",
+        ),
+        Fires(
+            name="a file from a TPU, torch.load",
+            file=File(tensors={"w": Tensor((2,), device="xla:0")}),
+            intent=_TORCH,
+            cause="location-tag-unknown",
         ),
         Silent(name="a GPU file on a CPU, load_from_checkpoint", file=File(tensors=_CUDA)),
         Silent(

@@ -73,6 +73,37 @@ class ConstructorFails(Rule):
             cause="hparams-dict-not-object",
             oracle=False,
         ),
+        Fires(
+            name="a file that the constructor wants to read",
+            model=Model(
+                failure=BuildFailure(
+                    kind=FailureKind.INIT_ERROR,
+                    exception="FileNotFoundError",
+                    message="[Errno 2] No such file or directory: 'vocab.txt'",
+                    file="models.py",
+                    line=8,
+                    source="self.vocab = open('vocab.txt').read()",
+                    stage="construct",
+                )
+            ),
+            cause="init-needs-network-or-files",
+            oracle=False,
+        ),
+        Fires(
+            name="an import of what Lightning no longer has",
+            model=Model(
+                failure=BuildFailure(
+                    kind=FailureKind.IMPORT_ERROR,
+                    exception="ImportError",
+                    message="cannot import name 'EvalResult' from 'pytorch_lightning'",
+                    file="models.py",
+                    line=2,
+                    source="from pytorch_lightning import EvalResult",
+                )
+            ),
+            cause="lightning-api-removed",
+            oracle=False,
+        ),
         Silent(name="a model that can be built"),
         Silent(
             name="a missing argument",

@@ -35,7 +35,7 @@ class CodeInPickle(Rule):
 
     code = "RL801"
     name = "code-in-pickle"
-    causes = ("wo-blocked-module", "wo-getattr-method")
+    causes = ("wo-blocked-module",)
     phase = Phase.CONTENTS
     needs = frozenset({"contents"})
     examples = (

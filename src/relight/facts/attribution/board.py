@@ -19,7 +19,7 @@ class Explanation:
 
     Attributes:
         kind: ``wrapper``, ``renamed``, ``added``, ``removed``, ``tied``, ``weight-norm``, ``norm-kind``, ``fused``,
-            ``loss-buffer``, ``metric-state``, ``counter``, ``library-buffer``, ``index-shift``, ``head``,
+            ``buffer``, ``loss-buffer``, ``metric-state``, ``counter``, ``library-buffer``, ``index-shift``, ``head``,
             ``vocabulary``, ``positions``, ``kernel``, ``transposed``, ``size``.
         cause: Id in the catalogue of known failures.
         missing: Missing keys that it accounts for.

@@ -31,6 +31,10 @@ def match_buffers(board: Board) -> None:
             and last
         ):
             groups[("metric-state", metrics["cause"])].append(key)
+    for key in board.missing:
+        # What the file has more is not known to be a buffer; what the model has more says so itself.
+        if board.params[key].kind == "buffer" and not any(key in keys for keys in groups.values()):
+            groups[("buffer", "buffer-set-changed")].append(key)
     for (kind, cause), keys in groups.items():
         board.add(
             Explanation(

@@ -102,7 +102,7 @@ def match_fused(board: Board) -> None:
             board.add(
                 Explanation(
                     kind="fused",
-                    cause="fused-vs-split-qkv",
+                    cause="mha-inproj-split" if any("in_proj_" in w for w in taken) else "fused-vs-split-qkv",
                     missing=tuple(taken) if direction == "fuse" else parts,
                     unexpected=parts if direction == "fuse" else tuple(taken),
                     certain=False,  # the order of the parts is by their names, which no shape can confirm
