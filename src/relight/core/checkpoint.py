@@ -9,6 +9,9 @@ from enum import Enum
 from relight.core.objects import Call, Global, ObjectPath, Persistent, Value
 
 
+_NOTEBOOK_ROWS = 30
+
+
 class Layout(str, Enum):
     """How the whole thing is stored."""
 
@@ -215,7 +218,7 @@ class Pickled:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Checkpoint:
     """Everything that reading a checkpoint without executing it can tell.
 
@@ -266,6 +269,35 @@ class Checkpoint:
         if self.layout in (Layout.SHARDED, Layout.DCP, Layout.DEEPSPEED):
             return bool(self.tensors)
         return self.stream is not None or self.layout is Layout.SAFETENSORS
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: one line on the file, and its first tensors."""
+        from html import escape
+
+        rows = "".join(
+            f"<tr><td><code>{escape(t.key)}</code></td><td>{escape(str(list(t.shape)))}</td>"
+            f"<td>{escape(t.dtype)}</td><td>{escape(t.device)}</td></tr>"
+            for t in self.tensors[:_NOTEBOOK_ROWS]
+        )
+        more = len(self.tensors) - _NOTEBOOK_ROWS
+        rest = f"<p>... {more:,} more tensors</p>" if more > 0 else ""
+        problems = "".join(f"<li>{escape(p.message)}</li>" for p in self.problems[:10])
+        return (
+            f"<p><b>{escape(self.origin)}</b>: {escape(self.layout.value)}, {self.nbytes:,} bytes, "
+            f"{len(self.tensors):,} tensors</p>"
+            + (f"<ul>{problems}</ul>" if problems else "")
+            + (
+                "<table><tr><th>key</th><th>shape</th><th>dtype</th><th>device</th></tr>" + rows + "</table>" + rest
+                if rows
+                else ""
+            )
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Checkpoint({self.origin!r}, {self.layout.value}, {self.nbytes:,} bytes, {len(self.tensors):,} tensors, "
+            f"{len(self.problems)} problems)"
+        )
 
     def problems_of(self, *kinds: ProblemKind) -> Iterator[Problem]:
         """Problems of the given kinds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relight.core.objects import Call, DictNode, Global, ListNode, SetNode, Value, mapping_pairs
+from relight.core.objects import Call, DictNode, Global, ListNode, SetNode, Value, mapping_get, mapping_pairs
 from relight.facts.lightning import hparam_items, type_name
 
 
@@ -21,6 +21,11 @@ def brief(value: Value) -> str:
     if isinstance(value, DictNode) and pairs is not None:
         inner = ", ".join(f"{brief(k)}: {brief(v)}" for k, v in pairs[:6]) + (", ..." if len(pairs) > 6 else "")
         return f"{{{inner}}}"
+    if isinstance(value, Call) and value.name.startswith("omegaconf.nodes."):
+        return brief(mapping_get(value.state, "_val"))  # a leaf of a DictConfig: the node around it says nothing
+    if isinstance(value, Call) and value.name == "omegaconf.listconfig.ListConfig":
+        content = mapping_get(value.state, "_content")
+        return brief(content) if isinstance(content, ListNode) else "ListConfig(...)"
     if isinstance(value, Call):
         inside = [f"{n}={brief(v)}" for n, v in list(hparam_items(value))[:6] if not n.startswith("_")]
         if not inside:
