@@ -51,7 +51,7 @@ def _library_folders():
 
 
 LIBRARIES = _library_folders()
-_user_files = {}
+_user_files = {}  # type: dict[str, bool]
 
 
 def is_user_file(path):
@@ -1053,7 +1053,7 @@ def defined_in(module, name):
 
 # ------------------------------------------------------------------ reading the user's source
 
-_trees = {}
+_trees = {}  # type: dict[str, object]
 
 
 def parsed(path):
@@ -1105,7 +1105,7 @@ def _flat(target, value):
         yield target, value
 
 
-_assigned = {}
+_assigned = {}  # type: dict[object, object]
 
 
 def assigned(cls):
