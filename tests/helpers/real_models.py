@@ -162,8 +162,8 @@ def attempt(function: Any, *args: Any, **kwargs: Any) -> Outcome:
             return Outcome(error)
 
 
-def load_for_real(cls: Any, path: Path | str, intent: Intent, **init: object) -> Outcome:
-    """The call that the intent stands for, with its arguments."""
+def load_for_real(cls: Any, path: Path | str, intent: Intent, *, under: str = "state_dict", **init: object) -> Outcome:
+    """The call that the intent stands for, with its arguments; ``under`` is where plain torch.load finds the weights."""
     arguments: dict[str, object] = {}
     for name in ("weights_only", "map_location"):
         if getattr(intent, name) is not None:
@@ -173,10 +173,10 @@ def load_for_real(cls: Any, path: Path | str, intent: Intent, **init: object) ->
             arguments["strict"] = intent.strict
         return attempt(cls.load_from_checkpoint, path, **arguments, **dict.fromkeys(intent.init), **init)
     assert intent.call is IntentCall.WEIGHTS
-    return attempt(_torch_load, cls, path, arguments, True if intent.strict is None else intent.strict)
+    return attempt(_torch_load, cls, path, arguments, under, intent.strict is not False)
 
 
-def _torch_load(cls: Any, path: Path | str, arguments: dict[str, object], strict: bool) -> Any:
+def _torch_load(cls: Any, path: Path | str, arguments: dict[str, object], under: str, strict: bool) -> Any:
     import inspect
 
     import torch
@@ -184,5 +184,5 @@ def _torch_load(cls: Any, path: Path | str, arguments: dict[str, object], strict
     root = torch.load(path, **arguments)
     required = [p.name for p in inspect.signature(cls).parameters.values() if p.default is p.empty]
     model = cls(**dict.fromkeys(n for n in required if n != "kwargs"))
-    model.load_state_dict(root.get("state_dict", root), strict=strict)
+    model.load_state_dict(root.get(under, root), strict=strict)
     return model

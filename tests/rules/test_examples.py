@@ -248,7 +248,8 @@ def test_no_such_rule():
 
 
 @pytest.mark.parametrize(
-    "selector, meant", [("RL303", True), ("RL3", True), ("rl", True), ("layer-added", True), ("RL4", False), ("layer", False)]
+    "selector, meant",
+    [("RL303", True), ("RL3", True), ("rl", True), ("layer-added", True), ("RL4", False), ("layer", False)],
 )
 def test_selectors(selector, meant):
     assert matches(rule_named("RL303"), selector) is meant

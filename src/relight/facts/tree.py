@@ -9,6 +9,7 @@ from typing import TypeAlias
 from relight.core.checkpoint import TensorEntry
 
 Signature: TypeAlias = tuple[object, ...]
+_DEPTH = 60
 
 
 @dataclass(slots=True)
@@ -51,7 +52,8 @@ def tree(tensors: Iterable[TensorEntry]) -> Node:
     index: dict[tuple[int, str], Node] = {}
     for tensor in tensors:
         node = root
-        for step in tensor.key.split(".")[:-1]:
+        # Keys come from the file: what is deeper than any model stays in one step, so that walking it cannot recurse far.
+        for step in tensor.key.split(".", _DEPTH)[:-1]:
             known = index.get((id(node), step))
             if known is None:
                 known = index[(id(node), step)] = Node(step)
@@ -67,21 +69,20 @@ def folded(root: Node) -> Node:
 
 
 def _fold(node: Node) -> tuple[Node, Signature]:
-    pairs = [_fold(child) for child in node.children]
     out: list[Node] = []
     signatures: list[Signature] = []
-    for child, signature in pairs:
-        if out and signatures[-1] == signature and child.name.isdigit() and _last(out[-1].name) + 1 == int(child.name):
-            first = out[-1].name.partition("-")[0]
-            out[-1] = Node(f"{first}-{child.name}", out[-1].count + 1, out[-1].tensors, out[-1].children)
+    last = -2  # number of the sibling before, where it has one
+    for original in node.children:
+        child, signature = _fold(original)
+        number = int(child.name) if child.name.isdigit() and len(child.name) < 10 else -2
+        if out and number == last + 1 and signatures[-1] == signature:
+            run = out[-1]
+            run.name = f"{run.name.partition('-')[0]}-{child.name}"
+            run.count += 1
         else:
             out.append(child)
             signatures.append(signature)
+        last = number
     own = tuple((t.key.rpartition(".")[2], t.dtype, t.shape, t.device) for t in node.tensors)
     inner = tuple((c.name, c.count, s) for c, s in zip(out, signatures, strict=True))
     return Node(node.name, node.count, node.tensors, out), (own, inner)
-
-
-def _last(name: str) -> int:
-    tail = name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else -2

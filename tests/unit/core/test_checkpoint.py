@@ -8,7 +8,9 @@ from relight.testing import write
 
 
 def test_a_notebook_shows_keys_and_escapes_them(tmp_path: Path) -> None:
-    path = write(File(tensors={"<img src=x>": (2,), **{f"layer{i}.weight": (1,) for i in range(40)}}), tmp_path / "m.ckpt")
+    path = write(
+        File(tensors={"<img src=x>": (2,), **{f"layer{i}.weight": (1,) for i in range(40)}}), tmp_path / "m.ckpt"
+    )
     html = open_checkpoint(path)._repr_html_()
     assert "&lt;img src=x&gt;" in html
     assert "<img" not in html

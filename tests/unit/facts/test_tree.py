@@ -30,3 +30,9 @@ def test_numbers_with_a_gap_are_no_run() -> None:
 def test_names_are_not_folded() -> None:
     root = folded(tree(entries({"a.weight": (2,), "b.weight": (2,)})))
     assert [c.name for c in root.children] == ["a", "b"]
+
+
+def test_a_key_of_many_steps_does_not_recurse() -> None:
+    deep = ".".join("a" for _ in range(20_000))
+    root = folded(tree(entries({deep: (2,), "b.weight": (3,)})))
+    assert root.totals() == (2, 5)
