@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.finding import Applicability, Finding, Fix, FixKind
+from relight.core.finding import Applicability, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent
 from relight.facts import describe
 from relight.facts.comparison import confidence, load_error, severity
@@ -55,6 +55,11 @@ class LayerAdded(Rule):
             model=Model(params=_THREE),
             intent=Intent(strict=False),
         ),
+        Fires(
+            name="the class itself is not strict: a note",
+            file=File(tensors=_TWO),
+            model=Model(params=_THREE, strict_loading=False),
+        ),
         Silent(name="the same layers", file=File(tensors=_TWO), model=Model(params=_TWO)),
         Silent(name="one layer less in the model", file=File(tensors=_THREE), model=Model(params=_TWO)),
         Silent(
@@ -81,9 +86,13 @@ class LayerAdded(Rule):
                     f"Everything else fits: {len(diff.matched)} of {describe.tensors(total)}, same names, same shapes."
                 )
             what = single or "these layers"
+            grade = severity(facts, e)
+            if grade is Severity.WARNING and facts.intent.strict is None:
+                # The class itself says strict_loading=False: its author expects files without these layers.
+                grade = Severity.NOTE
             yield self.finding(
                 _message(facts, single, e.missing, strict=facts.strict),
-                severity=severity(facts, e),
+                severity=grade,
                 confidence=confidence(facts, e),
                 evidence=describe.groups(facts.spec, groups, in_model=True),
                 context=context,
@@ -91,7 +100,7 @@ class LayerAdded(Rule):
                 subjects=e.missing,
                 explains=e.keys,
                 predicts=load_error(facts),
-                wrong=not facts.strict,
+                wrong=grade is Severity.WARNING,
             )
 
 
@@ -101,7 +110,7 @@ def _message(facts: Facts, single: str | None, keys: tuple[str, ...], *, strict:
     verb = "lacks"
     if strict:
         return f"the model has {noun} that the checkpoint {verb}"
-    return f"the model has {noun} that the checkpoint {verb}: strict=False leaves {'it' if single else 'them'} at random values"
+    return f"the model has {noun} that the checkpoint {verb}: not strict, {'it stays' if single else 'they stay'} at random values"
 
 
 def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
