@@ -1,0 +1,178 @@
+"""What a user goes through, from the question to the line that works: scripts, commands and pasted code are real."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from user_folder import LAYERS, Folder
+
+pytestmark = pytest.mark.torch
+
+LOAD = (
+    LAYERS.format(extra="\n        self.layer3 = nn.Linear(1, 5)")
+    + 'model = MyModel.load_from_checkpoint("model.ckpt")\n'
+)
+SAME = LAYERS.format(extra="")
+
+
+def test_1_a_version_difference_that_does_not_matter(folder: Folder) -> None:
+    """Saved by 1.8.0, loaded by 2.6.6: one line for the answer, one on the versions, no finding."""
+    folder.write("mymodel.py", SAME)
+    folder.python(
+        "import torch\n"
+        "c = torch.load('model.ckpt', weights_only=True)\n"
+        "c['pytorch-lightning_version'] = '1.8.0'\n"
+        "torch.save(c, 'model18.ckpt')"
+    )
+    answer = folder.relight("check", "model18.ckpt", "--target", "mymodel.py")
+    assert answer.status == 0
+    assert answer.out.splitlines() == [
+        "model18.ckpt: loads into MyModel (mymodel.py)",
+        "  Written by Lightning 1.8.0, read by 2.6.6: no change between them concerns what",
+        "  a load reads.",
+    ]
+    real = folder.python("from mymodel import MyModel\nMyModel.load_from_checkpoint('model18.ckpt')")
+    assert real.status == 0, real.err
+
+
+def test_2_a_layer_was_added(folder: Folder) -> None:
+    folder.write("load.py", LOAD)
+    first = folder.relight("check", "model.ckpt")
+    assert first.status == 0
+    assert first.first == "model.ckpt: the file is sound. Not compared with a model yet."
+    assert "Lightning 2.6.6, epoch 10, step 40; 4 tensors, 241 values; Adam state." in first.out
+    command = first.code("To compare it with the LightningModule in this folder:")
+    assert command == "relight check model.ckpt --target load.py:MyModel"
+
+    answer = folder.shell(command)
+    assert answer.status == 1
+    assert answer.first == "model.ckpt: will not load into MyModel (load.py)"
+    assert "error: the model has a layer that the checkpoint lacks             [layer-added]" in answer.out
+    assert "layer3  nn.Linear(in_features=1, out_features=5), 2 tensors          load.py:9" in answer.out
+    assert "Everything else fits: 4 of 4 tensors, same names, same shapes." in answer.out
+    assert answer.out.endswith("load.py ran only up to line 12, where it would have loaded the checkpoint.\n")
+
+    # Running the script shows the exception that was foretold.
+    real = folder.python("import load")
+    assert real.status == 1
+    assert 'Missing key(s) in state_dict: "layer3.weight", "layer3.bias".' in real.err
+    assert 'RuntimeError: Missing key(s) in state_dict:\n  "layer3.weight", "layer3.bias".' in answer.out
+
+    # The pasted line works, and strict=False hides nothing else.
+    line = answer.code("layer3 is new").splitlines()[0]
+    assert line == 'MyModel.load_from_checkpoint("model.ckpt", strict=False)'
+    folder.write("model.py", LOAD.rpartition("model = ")[0])
+    pasted = folder.python(
+        "import warnings, torch\nfrom model import MyModel\n"
+        f"with warnings.catch_warnings(record=True) as seen:\n    warnings.simplefilter('always')\n    m = {line}\n"
+        "said = [str(w.message) for w in seen if 'not in the checkpoint' in str(w.message)]\n"
+        "assert len(said) == 1 and \"['layer3.weight', 'layer3.bias']\" in said[0], said\n"
+        "saved = torch.load('model.ckpt', weights_only=True)['state_dict']\n"
+        "assert all(torch.equal(saved[k], m.state_dict()[k]) for k in saved)"
+    )
+    assert pasted.status == 0, pasted.err
+
+
+def test_2_a_layer_was_renamed(folder: Folder) -> None:
+    folder.write("model.py", SAME.replace("layer2", "head"))
+    answer = folder.relight("check", "model.ckpt", "--target", "model.py:MyModel")
+    assert answer.status == 1
+    assert "[renamed-module]" in answer.out
+    assert "layer2 -> head" in answer.out
+    assert answer.out.count("error:") == 1
+
+    program = answer.code("Rename the keys in a copy")
+    done = folder.python(
+        f"{program}\nfrom model import MyModel\n"
+        "m = MyModel.load_from_checkpoint('model.fixed.ckpt')\n"
+        "saved = torch.load('model.ckpt', weights_only=True)['state_dict']\n"
+        "assert torch.equal(saved['layer2.weight'], m.head.weight)"
+    )
+    assert done.status == 0, done.err
+    assert folder.relight("check", "model.fixed.ckpt", "--target", "model.py:MyModel").status == 0
+
+
+CUSTOM = SAME.replace(
+    "self.layer2 = nn.Linear(20, 1)", "self.layer2 = nn.Linear(20, 1)\n        self.custom_layer = MyCustomLayer()"
+)
+MODULE = """from torch import nn
+class MyCustomLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(10, 10)
+        self.norm = nn.LayerNorm(10)
+"""
+
+
+def test_3_the_class_is_used_and_never_imported(folder: Folder) -> None:
+    folder.write("load.py", CUSTOM)
+    folder.write("training/my_custom_module.py", MODULE)
+    answer = folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel")
+    assert answer.status == 1
+    assert answer.first == "custom.ckpt: the file is sound, but MyModel (load.py) cannot be built"
+    assert "error: MyCustomLayer is not defined                             [name-not-found]" in answer.out
+    assert "load.py:9" in answer.out
+    assert "self.custom_layer = MyCustomLayer()" in answer.out
+    assert "custom_layer.proj   weight [10, 10]   bias [10]" in answer.out
+    assert "custom_layer.norm   weight [10]   bias [10]" in answer.out
+    line = answer.code("A class of this name: training/my_custom_module.py:2 (parsed, not run).")
+    assert line == "from training.my_custom_module import MyCustomLayer"
+
+    folder.write("load.py", f"{line}\n{CUSTOM}")
+    assert folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel").status == 0
+
+
+def test_3_no_such_class_anywhere(folder: Folder) -> None:
+    folder.write("load.py", CUSTOM)
+    answer = folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel")
+    assert "No class of this name under this folder (1 Python files)." in " ".join(answer.out.split())
+
+
+def test_3_the_import_fails(folder: Folder) -> None:
+    folder.write("load.py", f"from my_custom_module import MyCustomLayer\n{CUSTOM}")
+    folder.write("training/my_custom_module.py", MODULE)
+    answer = folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel")
+    assert answer.status == 1
+    assert "[module-not-found]" in answer.out
+    assert "load.py:1  from my_custom_module import MyCustomLayer" in answer.out
+    command = answer.code("A module of this name: training/my_custom_module.py")
+    assert folder.shell(command.replace("PYTHONPATH=training relight", "PYTHONPATH=training relight")).status == 0 or (
+        folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel", PYTHONPATH="training").status == 0
+    )
+
+
+def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:
+    folder.write("models.py", SAME)
+    loads = folder.relight("check", "gpu3.ckpt", "--target", "models.py:MyModel")
+    assert loads.status == 0
+    assert loads.out.splitlines()[0] == "gpu3.ckpt: loads into MyModel (models.py)"
+    assert "Saved on GPU 3; no GPU here. load_from_checkpoint moves it to the CPU itself." in loads.out
+
+    weights = folder.relight("check", "gpu3.ckpt", "--for", "weights")
+    assert weights.status == 1
+    assert weights.first == "gpu3.ckpt: will not load with a plain torch.load"
+    assert "are on cuda:3, this machine has no GPU" in weights.out
+    assert "The same holds on a machine with one to three GPUs" in " ".join(weights.out.split())
+    line = weights.code("Load them to the CPU:")
+    assert line == 'torch.load("gpu3.ckpt", map_location="cpu")'
+
+    asked = folder.relight("check", "gpu3.ckpt", "--target", "models.py:MyModel", "--map-location", "cuda:3")
+    assert asked.status == 1
+    assert "[device-absent]" in asked.out
+
+    # All three as the real libraries do it.
+    tried = folder.python(
+        "import json, torch\nfrom models import MyModel\n"
+        "def attempt(f):\n"
+        "    try:\n        f()\n        return 'ok'\n"
+        "    except Exception as e:\n        return type(e).__name__ + ': ' + str(e)\n"
+        "print(json.dumps([attempt(lambda: torch.load('gpu3.ckpt')),\n"
+        "    attempt(lambda: MyModel.load_from_checkpoint('gpu3.ckpt')),\n"
+        "    attempt(lambda: MyModel.load_from_checkpoint('gpu3.ckpt', map_location='cuda:3')),\n"
+        f"    attempt(lambda: {line})]))"
+    )
+    plain, load, mapped, pasted = json.loads(tried.out.splitlines()[-1])
+    assert plain.startswith("RuntimeError: Attempting to deserialize object on a CUDA device")
+    assert mapped.startswith("RuntimeError: Attempting to deserialize object on a CUDA device")
+    assert load == pasted == "ok"
