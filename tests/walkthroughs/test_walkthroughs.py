@@ -114,8 +114,8 @@ def test_3_the_class_is_used_and_never_imported(folder: Folder) -> None:
     assert "error: MyCustomLayer is not defined                             [name-not-found]" in answer.out
     assert "load.py:9" in answer.out
     assert "self.custom_layer = MyCustomLayer()" in answer.out
-    assert "custom_layer.proj   weight [10, 10]   bias [10]" in answer.out
-    assert "custom_layer.norm   weight [10]   bias [10]" in answer.out
+    assert "custom_layer.proj  weight [10, 10]   bias [10]" in answer.out
+    assert "custom_layer.norm  weight [10]   bias [10]" in answer.out
     line = answer.code("A class of this name: training/my_custom_module.py:2 (parsed, not run).")
     assert line == "from training.my_custom_module import MyCustomLayer"
 
@@ -137,9 +137,8 @@ def test_3_the_import_fails(folder: Folder) -> None:
     assert "[module-not-found]" in answer.out
     assert "load.py:1  from my_custom_module import MyCustomLayer" in answer.out
     command = answer.code("A module of this name: training/my_custom_module.py")
-    assert folder.shell(command.replace("PYTHONPATH=training relight", "PYTHONPATH=training relight")).status == 0 or (
-        folder.relight("check", "custom.ckpt", "--target", "load.py:MyModel", PYTHONPATH="training").status == 0
-    )
+    assert command == "PYTHONPATH=training relight check custom.ckpt --target load.py:MyModel"
+    assert folder.shell(command).status == 0
 
 
 def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:
@@ -153,7 +152,7 @@ def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:
     assert weights.status == 1
     assert weights.first == "gpu3.ckpt: will not load with a plain torch.load"
     assert "are on cuda:3, this machine has no GPU" in weights.out
-    assert "The same holds on a machine with one to three GPUs" in " ".join(weights.out.split())
+    assert "The same holds on a machine with one to 3 GPUs" in " ".join(weights.out.split())
     line = weights.code("Load them to the CPU:")
     assert line == 'torch.load("gpu3.ckpt", map_location="cpu")'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class Folder:
 
     def shell(self, command: str) -> Answer:
         """A printed command, as pasted: `relight` is the one under test."""
-        command = command.replace("relight ", f"{sys.executable} -m relight ", 1)
+        command = re.sub(r"(^|\s)relight ", rf"\g<1>{sys.executable} -m relight ", command, count=1)
         return self._run(["sh", "-c", command], {})
 
     def python(self, code: str, **environment: str) -> Answer:
