@@ -38,7 +38,7 @@ def _versions(facts: Facts) -> Iterator[str]:
         return
     if at_least(reads, wrote) is None:
         return
-    yield f"Written by Lightning {wrote}, read by {reads}: no change between them concerns what a load reads."
+    yield f"Written by Lightning {wrote}, read by {reads}: that makes no difference to a load."
 
 
 def _devices(facts: Facts) -> Iterator[str]:
