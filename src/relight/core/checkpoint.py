@@ -239,6 +239,7 @@ class Checkpoint:
         extra_keys: Keys of that state_dict whose value is not a tensor (``_extra_state`` ...).
         metadata: ``_metadata`` of the state_dict: module path to version; None where it is absent.
         pickles: Every pickle stream of the file; that of ``root`` comes first.
+        little_endian: Byte order of the values.
         files: Of a folder, the files that belong to the checkpoint, by relative path.
         problems: What is wrong with the bytes, in order of discovery.
         bytes_read: How much of the file was read to tell all this.
@@ -259,6 +260,7 @@ class Checkpoint:
     extra_keys: tuple[str, ...] = ()
     metadata: Mapping[str, int | None] | None = None
     pickles: tuple[Pickled, ...] = ()
+    little_endian: bool = True
     files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     bytes_read: int = 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
 from relight.core.errors import SourceError
 from relight.core.objects import Value
-from relight.reader import safetensors, torch_file
+from relight.reader import recovery, safetensors, torch_file, torch_tar
 from relight.reader.archive import Archive
+from relight.reader.assemble import unusable
 from relight.reader.limits import DEFAULT_LIMITS, Limits
+from relight.reader.nested import Finder, npy_payload
 from relight.reader.pickle_vm import decode
 from relight.reader.source import ByteSource, LocalSource
 
@@ -58,6 +61,17 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
 
 def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
     """Read what a source holds; see `open_checkpoint`."""
+    # A large file makes millions of objects, and no garbage: the collector would walk them over and over.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _read(source, limits)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read(source: ByteSource, limits: Limits) -> Checkpoint:
     if source.size == 0:
         return _nothing(source, Problem(kind=ProblemKind.EMPTY, message="the file has no bytes", fatal=True))
     head = source.read(0, _HEAD)
@@ -72,8 +86,11 @@ def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
         return safetensors.read(source, limits)
     for signature, what in _SIGNATURES:
         if head.startswith(signature):
-            return _nothing(source, _other(what, head))
+            return _named(source, what, head, limits)
     if head[257:262] == b"ustar" or _is_old_tar(head):
+        members = torch_tar.members(source, limits.records)
+        if torch_tar.is_torch(members):
+            return torch_tar.read(source, members, limits)
         return _nothing(source, _other("tar", head))
     first = decode(source.read(0, min(source.size, 64)), limits=limits)
     if torch_file.is_magic(first.value):
@@ -89,6 +106,14 @@ def _nothing(source: ByteSource, *problems: Problem, layout: Layout = Layout.NOT
         problems=problems,
         bytes_read=source.bytes_read,
     )
+
+
+def _named(source: ByteSource, what: str, head: bytes, limits: Limits) -> Checkpoint:
+    """A file of another format; an array of objects holds a pickle, which numpy would follow."""
+    finder = Finder(limits)
+    if what == "npy" and npy_payload(head) < len(head):
+        finder.content("the array", source.read(0, limits.nested_bytes))
+    return unusable(source, Layout.NOT_A_CHECKPOINT, [_other(what, head)], pickles=finder.collect())
 
 
 def _all_zero(source: ByteSource) -> bool:
@@ -123,18 +148,21 @@ def _zip(source: ByteSource, limits: Limits) -> Checkpoint:
     archive = Archive(source, limits)
     if not archive.usable:
         if any(p.kind is ProblemKind.NO_CENTRAL_DIRECTORY for p in archive.problems):
-            return torch_file.read_cut_zip(source, archive, limits)
+            return recovery.read_cut_zip(source, archive, limits)
         return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
     names = archive.records
-    if "data.pkl" in names and ("constants.pkl" in names or any(n.startswith("code/") for n in names)):
-        return _archive_of(source, archive, Layout.TORCHSCRIPT, "torchscript")
-    if "data.pkl" in names:
+    data = archive.find("data.pkl")
+    if data is not None and ("constants.pkl" in names or any(n.startswith("code/") for n in names)):
+        return torch_file.other_archive(source, archive, Layout.TORCHSCRIPT, "torchscript", limits)
+    if data is not None:
         return torch_file.read_zip(source, archive, limits)
     what = _zip_kind(archive)
     if what == "damaged":
-        archive._problem(ProblemKind.RECORD_MISSING, "the archive has no data.pkl", record="data.pkl")
-        return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
-    return _archive_of(source, archive, Layout.NOT_A_CHECKPOINT, what)
+        archive.problem(ProblemKind.RECORD_MISSING, "the archive has no data.pkl", record="data.pkl")
+        finder = Finder(limits)
+        finder.records(archive, (*archive.records.values(), *archive.doubles))
+        return unusable(source, Layout.TORCH_ZIP, archive.problems, pickles=finder.collect())
+    return torch_file.other_archive(source, archive, Layout.NOT_A_CHECKPOINT, what, limits)
 
 
 def _zip_kind(archive: Archive) -> str:
@@ -155,24 +183,6 @@ def _zip_kind(archive: Archive) -> str:
     if any(n.endswith((".ckpt", ".pt", ".pth", ".bin", ".safetensors")) for n in names) or "data.pkl" in tails:
         return "nested-zip" if archive.root else "nested-zip-flat"
     return "zip"
-
-
-def _archive_of(source: ByteSource, archive: Archive, layout: Layout, what: str) -> Checkpoint:
-    problem = Problem(
-        kind=ProblemKind.NOT_A_CHECKPOINT,
-        message=f"the archive's records are those of {what}",
-        fatal=True,
-        what=what,
-    )
-    fatal = [p for p in archive.problems if p.kind is ProblemKind.ENCRYPTED]
-    return Checkpoint(
-        origin=source.name,
-        nbytes=source.size,
-        layout=layout,
-        records=tuple(archive.records.values()),
-        problems=(*fatal, problem),
-        bytes_read=source.bytes_read,
-    )
 
 
 def _is_old_tar(head: bytes) -> bool:
@@ -204,7 +214,10 @@ def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limit
         return pickled
     if _zip_behind(source):
         archive = Archive(source, limits)
-        return _nothing(source, *archive.problems, layout=Layout.TORCH_ZIP)
+        finder = Finder(limits)
+        finder.records(archive, (*archive.records.values(), *archive.doubles))
+        pickles = (*pickled.pickles, *finder.collect())
+        return unusable(source, Layout.TORCH_ZIP, archive.problems, pickles=pickles)
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return pickled  # starts like a pickle and breaks: damage, not another format
     if head[:1] == b"\x08" and b"onnx" in head[:200].lower():

@@ -112,11 +112,11 @@ class _Http:
         import urllib.error
         import urllib.request
 
-        request = urllib.request.Request(  # noqa: S310 (open_url lets http and https through only)
+        request = urllib.request.Request(
             self.url, headers={"Range": value, "User-Agent": f"relight/{__version__}", "Accept-Encoding": "identity"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310 (as above)
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
                 if answer.status != 206:
                     # The whole file would follow: it is not taken.
                     raise SourceError(self.url, "the server does not answer requests for a part of the file")

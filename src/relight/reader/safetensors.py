@@ -88,6 +88,9 @@ def _header(raw: bytes, problems: list[Problem]) -> dict[str, Any]:
     if not isinstance(header, dict):
         problems.append(_problem(ProblemKind.ARCHIVE_MALFORMED, "the header is no JSON object"))
         return {}
+    extra = header.get("__metadata__")
+    if extra is not None and not (isinstance(extra, dict) and all(isinstance(v, str) for v in extra.values())):
+        problems.append(_problem(ProblemKind.ARCHIVE_MALFORMED, "__metadata__ holds something that is no text"))
     if doubled:
         problems.append(_problem(ProblemKind.ARCHIVE_AMBIGUOUS, "the header has the same key twice"))
     return header
@@ -96,10 +99,14 @@ def _header(raw: bytes, problems: list[Problem]) -> dict[str, Any]:
 def _tensor(key: str, entry: Any, start: int) -> tuple[TensorEntry, StorageEntry] | str:
     if not isinstance(entry, dict):
         return "no description"
-    dtype = BY_SAFETENSORS.get(entry.get("dtype", ""))
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    code: Any = entry.get("dtype")
+    dtype = BY_SAFETENSORS.get(code) if isinstance(code, str) else None
+    shape: Any = entry.get("shape")
+    offsets: Any = entry.get("data_offsets")
     if dtype is None:
         return f"unknown dtype {entry.get('dtype')!r}"
+    if set(entry) != {"dtype", "shape", "data_offsets"}:
+        return "a field that the format does not have"
     if not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
         return "shape or offsets are not whole numbers"
     numel = 1

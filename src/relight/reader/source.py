@@ -88,7 +88,8 @@ class LocalSource:
         start, length = max(start, 0), max(min(length, self.size - start), 0)
         parts: list[bytes] = []
         try:
-            self._file.seek(start)
+            if length:  # a start behind the end may be too large a number to seek to
+                self._file.seek(start)
             while length > 0:
                 part = self._file.read(length)
                 if not part:

@@ -1,164 +1,298 @@
-"""Tensors in a tree of pickled values, as descriptions: which storage, which part of it, which shape."""
+"""Tensors in a tree of pickled values, as descriptions: which storage, which part of it, which shape.
+
+A description that does not make sense is refused with a reason, never mended: what torch would do with it is torch's
+business, and whoever reads the values relies on them lying within their storage.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
 from relight.core.dtypes import BY_NAME, BY_STORAGE, dtype_named
-from relight.core.objects import Call, Global, ListNode, ObjectPath, Persistent, Value, mapping_pairs
-
-# The functions that rebuild a tensor from a storage, and how their arguments begin.
-_STRIDED = frozenset(
-    {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
-)
-_PARAMETER = frozenset({"torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"})
-_FROM_TYPE = frozenset({"torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type"})
-_SPARSE = "torch._utils._rebuild_sparse_tensor"
-_SPARSE_ROWS = "torch._utils._rebuild_sparse_csr_tensor"
-_QUANTIZED = "torch._utils._rebuild_qtensor"
-_META = "torch._utils._rebuild_meta_tensor_no_storage"
-_WRAPPER = "torch._utils._rebuild_wrapper_subclass"
-_FROM_NUMPY = frozenset({"torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor"})
-_FROM_CPU = "torch._utils._rebuild_device_tensor_from_cpu_tensor"
+from relight.core.objects import Call, Global, ListNode, ObjectPath, Persistent, SetNode, Value, mapping_pairs
+from relight.reader.limits import DEFAULT_LIMITS, Limits
 
 _WRAPPED_DEPTH = 8  # a Parameter around a subclass around a tensor; deeper is no real file
+_UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage", "TypedStorage", "_TypedStorage"})
+_STORAGE_MODULES = frozenset({"torch", "torch.storage", "torch.cuda", "torch.xpu", "torch.hpu"})
+_KEY_LENGTH = 256
 
 
-def storage_of(pid: Value) -> tuple[str, str, str, int] | None:
-    """(id, dtype name, device, elements) of a persistent id of torch; None for any other.
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a value that names a function which rebuilds tensors is no tensor that can be given out."""
+
+    reason: str
+    limit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StorageClaim:
+    """What a persistent id says about a storage."""
+
+    key: str
+    dtype: str
+    device: str
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it claims."""
+        return self.numel * BY_NAME[self.dtype].itemsize
+
+
+Read: TypeAlias = "TensorEntry | Refusal | None"
+Where: TypeAlias = "tuple[str, ObjectPath]"
+
+
+def storage_claim(pid: Value) -> StorageClaim | Refusal:
+    """What a persistent id of torch refers to.
 
     The id is ``("storage", class, key, location, elements[, view])``; ``("module", ...)`` ids of files before 1.0
     carry source text and are no storages.
     """
-    if not isinstance(pid, tuple) or len(pid) < 5 or _plain(pid[0]) != "storage":
-        return None
-    kind, key, location, numel = pid[1], _plain(pid[2]), _plain(pid[3]), pid[4]
-    if not isinstance(kind, Global) or not isinstance(numel, int) or isinstance(numel, bool) or numel < 0:
-        return None
-    dtype = BY_STORAGE.get(kind.name.rpartition(".")[2])
-    name = "uint8" if dtype is None else dtype.name
-    if isinstance(key, int):
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or _plain(pid[0]) != "storage":
+        return Refusal("its storage is not described as torch describes one")
+    kind, key, device, numel = pid[1], _plain(pid[2]), _plain(pid[3]), pid[4]
+    if not isinstance(kind, Global):
+        return Refusal("the class of its storage is no name")
+    dtype = BY_STORAGE.get(kind.name)
+    if kind.module not in _STORAGE_MODULES or (dtype is None and kind.name not in _UNTYPED):
+        return Refusal(f"torch has no storage class {kind.full_name}")
+    if numel.__class__ is not int or not isinstance(numel, int) or numel < 0:
+        return Refusal("the size of its storage is no count")
+    if key.__class__ is int:
         key = str(key)
-    if not isinstance(key, str) or not isinstance(location, str):
-        return None
-    # torch.cuda.FloatStorage of old files: the location says where as well.
-    return key, name, location, numel
+    if not isinstance(key, str) or not key or len(key) > _KEY_LENGTH or "/" in key or "\\" in key or ".." in key:
+        return Refusal("the key of its storage names no record of its own")
+    if device is None:
+        device = "cpu"
+    if not isinstance(device, str):
+        return Refusal("the device of its storage is no text")
+    return StorageClaim(key, "uint8" if dtype is None else dtype.name, device, numel)
 
 
 def _plain(value: Value) -> Value:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def as_tensor(
-    value: Value, key: str, path: ObjectPath, storages: Mapping[str, StorageEntry], depth: int = 0
-) -> TensorEntry | None:
-    """The tensor that a value would be rebuilt to; None if it is none.
+class TensorReader:
+    """Reads tensors out of pickled values.
 
     Args:
-        value: A value of the tree.
-        key: Its name.
-        path: Where it sits.
-        storages: Storages by id.
-        depth: How many wrappers were taken off already.
+        storages: Storages of the file by id.
+        limits: What a tensor may claim.
+
+    Attributes:
+        parts: By id of the entry's key: the tensors that a sparse or quantized tensor is made of, with their roles.
     """
-    if not isinstance(value, Call) or depth > _WRAPPED_DEPTH:
+
+    def __init__(self, storages: Mapping[str, StorageEntry], limits: Limits = DEFAULT_LIMITS) -> None:
+        self.storages = storages
+        self.limits = limits
+        self.parts: dict[str, tuple[str, tuple[TensorEntry, ...]]] = {}
+        self._claims: dict[int, StorageClaim | Refusal] = {}
+
+    def read(self, value: Value, key: str, path: ObjectPath, depth: int = 0) -> Read:
+        """The tensor that a value would be rebuilt to; None if it is none, a refusal if it makes no sense.
+
+        Args:
+            value: A value of the tree.
+            key: Its name.
+            path: Where it sits.
+            depth: How many wrappers were taken off already.
+        """
+        if not isinstance(value, Call) or not isinstance(value.callee, Global):
+            return None
+        known = _REBUILD.get((value.callee.module, value.callee.name))
+        if known is None:
+            return None
+        least, most, function = known
+        if depth > _WRAPPED_DEPTH:
+            return Refusal("a tensor inside a tensor inside a tensor")
+        if not least <= len(value.args) <= most or value.kwargs:
+            return Refusal(f"{value.callee.name} with {len(value.args)} arguments")
+        if value.has_state or value.items or value.pairs:
+            return Refusal("the pickle changes the tensor after making it")
+        return function(self, value.args, (key, path), depth)
+
+    def _inner(self, value: Value, where: Where, depth: int) -> Read:
+        found = self.read(value, where[0], where[1], depth + 1)
+        return Refusal("what it wraps is no tensor") if found is None else found
+
+    # ------------------------------------------------------------ plain tensors
+
+    def _strided(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        del depth
+        return self._view(args, where, None)
+
+    def _strided_v3(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        del depth
+        dtype = _dtype(args[6])
+        return Refusal("its dtype is none of torch's") if dtype is None else self._view(args, where, dtype)
+
+    def _view(self, args: tuple[Value, ...], where: Where, dtype: str | None) -> Read:
+        source = args[0]
+        if not isinstance(source, Persistent):
+            return Refusal("it does not lie on a storage")
+        claim = storage_claim(source.pid)
+        if isinstance(claim, Refusal):
+            return claim
+        size, stride, offset = _sizes(args[2]), _sizes(args[3]), args[1]
+        if size is None or stride is None:
+            return Refusal("its shape or stride is no list of counts")
+        if offset.__class__ is not int or not isinstance(offset, int) or offset < 0:
+            return Refusal("its offset is no count")
+        key, path = where
+        entry = TensorEntry(key, dtype or claim.dtype, size, stride, offset, claim.key, claim.device, path)
+        return self._refused(entry, claim) or entry
+
+    def _refused(self, entry: TensorEntry, claim: StorageClaim) -> Refusal | None:
+        if len(entry.shape) > self.limits.rank:
+            return Refusal(f"it has {len(entry.shape):,} dimensions", "rank")
+        storage = self.storages.get(claim.key)
+        if storage is None:
+            return Refusal("its storage is nowhere in the file")
+        if storage.nbytes != claim.nbytes or storage.dtype != claim.dtype:
+            return Refusal("two references disagree about the size or type of its storage")
+        reason = out_of_bounds(entry, storage)
+        if reason is not None:
+            return Refusal(reason)
+        nbytes = entry.numel * BY_NAME[entry.dtype].itemsize
+        if nbytes > storage.nbytes and nbytes > self.limits.expanded_bytes:
+            return Refusal(f"it spreads {storage.nbytes:,} bytes over {nbytes:,}", "expanded_bytes")
         return None
-    name, args = value.name, value.args
-    if name in _STRIDED:
-        return _strided(args, key, path, storages, name.endswith("_v3"))
-    if name in _PARAMETER and args:
-        inner = as_tensor(args[0], key, path, storages, depth + 1)
-        return None if inner is None else _changed(inner, parameter=True)
-    if name in _FROM_TYPE and len(args) >= 3 and isinstance(args[0], Global) and isinstance(args[2], tuple):
-        inner = as_tensor(Call(args[0], args[2], "reduce", value.position), key, path, storages, depth + 1)
-        return (
-            None if inner is None else _changed(inner, layout="subclass" if inner.layout == "strided" else inner.layout)
-        )
-    if name in (_SPARSE, _SPARSE_ROWS) and len(args) >= 2:
-        return _sparse(args, key, path, storages, depth)
-    if name == _QUANTIZED and len(args) >= 4:
-        inner = _strided(args, key, path, storages, False)
-        return None if inner is None else _changed(inner, layout="quantized")
-    if name == _META and len(args) >= 3:
-        dtype, size = _dtype(args[0]), _sizes(args[1])
-        if dtype is not None and size is not None:
-            return TensorEntry(key, dtype, size, _sizes(args[2]) or (), 0, None, "meta", path, layout="meta")
-    if name == _WRAPPER and len(args) >= 3:
-        return _wrapper(args, key, path)
-    if name in _FROM_NUMPY and len(args) >= 3:
-        return _from_numpy(args, key, path)
-    if name == _FROM_CPU and len(args) >= 3:
-        inner = as_tensor(args[0], key, path, storages, depth + 1)
-        return None if inner is None else _changed(inner, dtype=_dtype(args[1]) or inner.dtype, layout="numpy")
-    return None
+
+    # ------------------------------------------------------------ wrappers
+
+    def _parameter(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        inner = self._inner(args[0], where, depth)
+        return replace(inner, parameter=True) if isinstance(inner, TensorEntry) else inner
+
+    def _from_type(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        """``(function, type, arguments, state)``: a subclass, or a tensor with attributes."""
+        function, _, inner_args, _ = args
+        if not isinstance(function, Global) or not isinstance(inner_args, tuple):
+            return Refusal("the function that rebuilds it is no name")
+        inner = self._inner(Call(function, inner_args, "reduce", 0), where, depth)
+        if not isinstance(inner, TensorEntry):
+            return inner
+        return replace(inner, layout="subclass") if inner.layout == "strided" else inner
+
+    def _from_cpu(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        inner = self._inner(args[0], where, depth)
+        if not isinstance(inner, TensorEntry):
+            return inner
+        return replace(inner, dtype=_dtype(args[1]) or inner.dtype, layout="numpy")
+
+    # ------------------------------------------------------------ tensors of several parts
+
+    def _sparse(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        """``(layout, (indices, values, size[, coalesced]))``, or ``(rows, columns, values, size)`` for CSR and kin."""
+        data = args[1]
+        if not isinstance(data, tuple):
+            return Refusal("its parts are no tuple")
+        parts = [self.read(part, where[0], where[1], depth + 1) for part in data]
+        refused = next((p for p in parts if isinstance(p, Refusal)), None)
+        if refused is not None:
+            return refused
+        tensors = tuple(p for p in parts if isinstance(p, TensorEntry))
+        size = next((s for s in map(_sizes, data) if s is not None), None)
+        if size is None or len(tensors) not in (2, 3):
+            return Refusal("its parts are not those of a sparse tensor")
+        layout = _layout_name(args[0])
+        self.parts[where[0]] = (layout, tensors)
+        last = tensors[-1]
+        return TensorEntry(where[0], last.dtype, size, (), 0, last.storage_id, last.device, where[1], layout="sparse")
+
+    def _quantized(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        inner = self._view(args, where, None)
+        if not isinstance(inner, TensorEntry):
+            return inner
+        params = args[4] if isinstance(args[4], tuple) else ()
+        parts = [self.read(part, where[0], where[1], depth + 1) for part in params]
+        refused = next((p for p in parts if isinstance(p, Refusal)), None)
+        if refused is not None:
+            return refused
+        tensors = tuple(p for p in parts if isinstance(p, TensorEntry))
+        if tensors:
+            self.parts[where[0]] = ("quantized", tensors)
+        return replace(inner, layout="quantized")
+
+    def _nested(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        """``(buffer, sizes, strides, offsets)``: many tensors in one buffer, described by others."""
+        inner = self._inner(args[0], where, depth)
+        return replace(inner, layout="nested") if isinstance(inner, TensorEntry) else inner
+
+    # ------------------------------------------------------------ tensors without a storage
+
+    def _meta(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        del depth
+        dtype, size, stride = _dtype(args[0]), _sizes(args[1]), _sizes(args[2])
+        if dtype is None or size is None or stride is None:
+            return Refusal("its dtype or shape makes no sense")
+        return TensorEntry(where[0], dtype, size, stride, 0, None, "meta", where[1], layout="meta")
+
+    def _wrapper(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        """``(cls, dtype, size, stride, storage_offset, layout, device, requires_grad)``."""
+        del depth
+        dtype, size, stride = _dtype(args[1]), _sizes(args[2]), _sizes(args[3])
+        if dtype is None or size is None:
+            return Refusal("its dtype or shape makes no sense")
+        return TensorEntry(where[0], dtype, size, stride or (), 0, None, _device(args[6]), where[1], "subclass")
+
+    def _numpy(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
+        """``(array, dtype, device, requires_grad)``; the array's shape is in its state: (version, shape, dtype, ...)."""
+        del depth
+        array, dtype = args[0], _dtype(args[1])
+        shape = None
+        if isinstance(array, Call) and isinstance(array.state, tuple) and len(array.state) >= 2:
+            shape = _sizes(array.state[1])
+        if dtype is None or shape is None:
+            return Refusal("its array has no shape")
+        return TensorEntry(where[0], dtype, shape, (), 0, None, _device(args[2]), where[1], layout="numpy")
 
 
-def _changed(t: TensorEntry, *, parameter: bool | None = None, layout: str | None = None, dtype: str | None = None) -> TensorEntry:  # fmt: skip
-    return TensorEntry(
-        t.key,
-        dtype or t.dtype,
-        t.shape,
-        t.stride,
-        t.offset,
-        t.storage_id,
-        t.device,
-        t.path,
-        layout or t.layout,
-        t.parameter if parameter is None else parameter,
+_Function: TypeAlias = "Callable[[TensorReader, tuple[Value, ...], Where, int], Read]"
+
+# Functions that rebuild a tensor: how many arguments they take, at least and at most, in any torch up to 2.13.
+_REBUILD: dict[tuple[str, str], tuple[int, int, _Function]] = {
+    ("torch._utils", "_rebuild_tensor"): (4, 4, TensorReader._strided),
+    ("torch._utils", "_rebuild_tensor_v2"): (6, 7, TensorReader._strided),
+    ("torch._utils", "_rebuild_tensor_v3"): (7, 8, TensorReader._strided_v3),
+    ("torch._utils", "_rebuild_parameter"): (3, 3, TensorReader._parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): (4, 4, TensorReader._parameter),
+    ("torch._tensor", "_rebuild_from_type_v2"): (4, 4, TensorReader._from_type),
+    ("torch._tensor", "_rebuild_from_type"): (4, 4, TensorReader._from_type),
+    ("torch._utils", "_rebuild_sparse_tensor"): (2, 2, TensorReader._sparse),
+    ("torch._utils", "_rebuild_sparse_csr_tensor"): (2, 2, TensorReader._sparse),
+    ("torch._utils", "_rebuild_qtensor"): (7, 7, TensorReader._quantized),
+    ("torch._utils", "_rebuild_nested_tensor"): (4, 4, TensorReader._nested),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): (4, 4, TensorReader._meta),
+    ("torch._utils", "_rebuild_wrapper_subclass"): (8, 8, TensorReader._wrapper),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"): (4, 4, TensorReader._numpy),
+    ("torch._utils", "_rebuild_xla_tensor"): (4, 4, TensorReader._numpy),
+    ("torch._utils", "_rebuild_device_tensor_from_cpu_tensor"): (4, 4, TensorReader._from_cpu),
+}
+REBUILD_NAMES = frozenset(f"{module}.{name}" for module, name in _REBUILD)
+
+
+def rebuilds_tensor(value: Value) -> bool:
+    """Whether a value names a function that rebuilds tensors."""
+    return (
+        isinstance(value, Call)
+        and isinstance(value.callee, Global)
+        and (value.callee.module, value.callee.name) in _REBUILD
     )
 
 
-def _strided(
-    args: tuple[Value, ...], key: str, path: ObjectPath, storages: Mapping[str, StorageEntry], typed: bool
-) -> TensorEntry | None:
-    if len(args) < 4 or not isinstance(args[0], Persistent):
-        return None
-    pid = storage_of(args[0].pid)
-    size, stride, offset = _sizes(args[2]), _sizes(args[3]), args[1]
-    if pid is None or size is None or stride is None or not isinstance(offset, int) or isinstance(offset, bool):
-        return None
-    storage = storages.get(pid[0])
-    dtype = pid[1]
-    if typed:
-        dtype = next((d for d in (_dtype(a) for a in args[4:]) if d is not None), dtype)
-    return TensorEntry(key, dtype, size, stride, offset, pid[0], pid[2] if storage is None else storage.device, path)
-
-
-def _sparse(
-    args: tuple[Value, ...], key: str, path: ObjectPath, storages: Mapping[str, StorageEntry], depth: int
-) -> TensorEntry | None:
-    data = args[1]
-    if not isinstance(data, tuple):
-        return None
-    size = next((s for s in (_sizes(part) for part in data) if s is not None), None)
-    values = [t for t in (as_tensor(part, key, path, storages, depth + 1) for part in data) if t is not None]
-    if size is None or not values:
-        return None
-    last = values[-1]
-    return TensorEntry(key, last.dtype, size, (), 0, last.storage_id, last.device, path, layout="sparse")
-
-
-def _wrapper(args: tuple[Value, ...], key: str, path: ObjectPath) -> TensorEntry | None:
-    """``(cls, dtype, size, stride, storage_offset, layout, device, requires_grad)``."""
-    dtype, size = _dtype(args[1]), _sizes(args[2])
-    if dtype is None or size is None:
-        return None
-    device = _device(args[6]) if len(args) > 6 else "cpu"
-    return TensorEntry(
-        key, dtype, size, (_sizes(args[3]) or ()) if len(args) > 3 else (), 0, None, device, path, "subclass"
-    )
-
-
-def _from_numpy(args: tuple[Value, ...], key: str, path: ObjectPath) -> TensorEntry | None:
-    """``(array, dtype, device, requires_grad)``; the array's shape is in its state: (version, shape, dtype, ...)."""
-    array, dtype = args[0], _dtype(args[1])
-    shape = None
-    if isinstance(array, Call) and isinstance(array.state, tuple) and len(array.state) >= 2:
-        shape = _sizes(array.state[1])
-    if dtype is None or shape is None:
-        return None
-    return TensorEntry(key, dtype, shape, (), 0, None, _device(args[2]), path, layout="numpy")
+def _layout_name(value: Value) -> str:
+    if isinstance(value, Call) and value.args and isinstance(value.args[0], str):
+        return value.args[0].removeprefix("torch.")
+    return value.name if isinstance(value, Global) else "sparse_coo"
 
 
 def _device(value: Value) -> str:
@@ -176,31 +310,42 @@ def _dtype(value: Value) -> str | None:
 
 def _sizes(value: Value) -> tuple[int, ...] | None:
     """A size or stride: a tuple, a list, or a torch.Size around one."""
-    if isinstance(value, Call) and value.name == "torch.Size" and value.args:
-        value = value.args[0]
-    items = value.items if isinstance(value, ListNode) else value if isinstance(value, tuple) else None
-    if items is None or len(items) > 64:
+    if value.__class__ is tuple:
+        items = value
+    elif isinstance(value, ListNode):
+        items = tuple(value.items)
+    elif isinstance(value, Call) and value.name == "torch.Size" and len(value.args) == 1:
+        return _sizes(value.args[0]) if not isinstance(value.args[0], Call) else None
+    else:
         return None
-    out = tuple(i for i in items if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
-    return out if len(out) == len(items) else None
+    assert isinstance(items, tuple)
+    out: list[int] = []
+    for item in items:
+        if item.__class__ is not int or not isinstance(item, int) or item < 0:
+            return None
+        out.append(item)
+    return tuple(out)
 
 
 def tensors_of(
-    value: Value, path: ObjectPath, storages: Mapping[str, StorageEntry], limit: int
-) -> tuple[list[TensorEntry], list[str]]:
-    """Tensors of a state_dict, and its keys that hold something else; a later pair wins over an equal key."""
-    found: dict[str, TensorEntry | None] = {}
+    value: Value, path: ObjectPath, reader: TensorReader, limit: int
+) -> tuple[list[TensorEntry], dict[str, Refusal], list[str]]:
+    """Tensors of a state_dict, refused ones, and keys that hold something else; a later pair wins over an equal key."""
+    found: dict[str, Read] = {}
+    read = reader.read
     for key, item in mapping_pairs(value) or ():
         if isinstance(key, bytes):
             key = key.decode("utf-8", "replace")
         if isinstance(key, str):
-            found[key] = as_tensor(item, key, path / key, storages)
-        if len(found) > limit:
-            break
-    return [t for t in found.values() if t is not None], [k for k, t in found.items() if t is None]
+            found[key] = read(item, key, path / key)
+            if len(found) > limit:
+                break
+    tensors = [t for t in found.values() if isinstance(t, TensorEntry)]
+    refused = {k: t for k, t in found.items() if isinstance(t, Refusal)}
+    return tensors, refused, [k for k, t in found.items() if t is None]
 
 
-def module_tensors(root: Call, storages: Mapping[str, StorageEntry], limit: int) -> Iterator[TensorEntry]:
+def module_tensors(root: Call, reader: TensorReader, limit: int) -> Iterator[tuple[str, TensorEntry | Refusal]]:
     """Tensors of a whole pickled nn.Module, under the names that its state_dict would have."""
     stack: list[tuple[str, ObjectPath, Value]] = [("", ObjectPath(), root)]
     seen: set[int] = set()
@@ -209,37 +354,38 @@ def module_tensors(root: Call, storages: Mapping[str, StorageEntry], limit: int)
         if not isinstance(module, Call) or id(module) in seen:
             continue
         seen.add(id(module))
-        state = dict((k, v) for k, v in mapping_pairs(module.state) or () if isinstance(k, str))
+        state = {k: v for k, v in mapping_pairs(module.state) or () if isinstance(k, str)}
         skipped = _strings(state.get("_non_persistent_buffers_set"))
         for part in ("_parameters", "_buffers"):
             for key, value in mapping_pairs(state.get(part)) or ():
                 if isinstance(key, str) and key not in skipped:
-                    tensor = as_tensor(value, prefix + key, path / f".{part}" / key, storages)
+                    tensor = reader.read(value, prefix + key, path / f".{part}" / key)
                     if tensor is not None:
                         limit -= 1
-                        yield tensor
+                        yield prefix + key, tensor
         children = [(k, v) for k, v in mapping_pairs(state.get("_modules")) or () if isinstance(k, str)]
         for key, value in reversed(children):
             stack.append((f"{prefix}{key}.", path / "._modules" / key, value))
 
 
 def _strings(value: Value) -> set[str]:
-    items = getattr(value, "items", None)
+    items: list[Value] = value.items if isinstance(value, (ListNode, SetNode)) else []
     if isinstance(value, Call) and value.args and isinstance(value.args[0], ListNode):
         items = value.args[0].items
-    return {i for i in items if isinstance(i, str)} if isinstance(items, list) else set()
+    return {i for i in items if isinstance(i, str)}
 
 
 def out_of_bounds(t: TensorEntry, storage: StorageEntry) -> str | None:
     """Why a tensor cannot lie in its storage; None if it can. Plain integers: nothing overflows."""
-    if t.layout not in ("strided", "quantized", "subclass") or (not t.shape and t.offset < 0):
-        return None
-    if len(t.stride) != len(t.shape):
-        return f"{len(t.shape)} sizes and {len(t.stride)} strides"
-    if any(s == 0 for s in t.shape):
-        return None
+    shape, stride = t.shape, t.stride
+    if len(stride) != len(shape):
+        return f"it has {len(shape)} sizes and {len(stride)} strides"
     itemsize = BY_NAME[t.dtype].itemsize if t.dtype in BY_NAME else 1
-    last = t.offset + sum((n - 1) * s for n, s in zip(t.shape, t.stride, strict=True)) + 1
-    if t.offset < 0 or last * itemsize > storage.nbytes:
-        return f"it ends at byte {last * itemsize:,} of a storage of {storage.nbytes:,}"
+    last = t.offset
+    for n, s in zip(shape, stride, strict=True):
+        if n == 0:
+            return None
+        last += (n - 1) * s
+    if (last + 1) * itemsize > storage.nbytes:
+        return f"it ends at byte {(last + 1) * itemsize:,} of a storage of {storage.nbytes:,}"
     return None

@@ -6,52 +6,44 @@ Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``, ``_legacy_load`
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 
-from relight.core.checkpoint import (
-    Checkpoint,
-    Layout,
-    Problem,
-    ProblemKind,
-    Span,
-    StorageEntry,
-    StreamFacts,
-    TensorEntry,
-)
-from relight.core.dtypes import BY_NAME
-from relight.core.objects import Call, ListNode, ObjectPath, Persistent, Value, mapping_get, mapping_pairs
-from relight.core.objects import walk as walk_values
-from relight.reader.archive import Archive, scan_forward
+from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Span, StorageEntry
+from relight.core.objects import ListNode, Value, mapping_get, mapping_pairs
+from relight.reader.archive import Archive
+from relight.reader.assemble import Storages, assemble, claims, unusable
 from relight.reader.limits import Limits
+from relight.reader.nested import Finder, in_a_row
 from relight.reader.pickle_vm import Decoded, decode
 from relight.reader.source import ByteSource
-from relight.reader.tensors import as_tensor, module_tensors, out_of_bounds, storage_of, tensors_of
+from relight.reader.tensors import StorageClaim
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-
-# Where other programs keep their weights; tried in this order, the fullest wins.
-STATE_DICT_KEYS = (
-    "state_dict", "model_state_dict", "model", "module", "net", "network", "weights", "params", "params_ema",
-    "model_ema", "ema", "ema_state_dict", "generator", "g_ema", "encoder", "backbone", "student", "teacher",
-)  # fmt: skip
+# Version of the container that torch 2.13 reads. Source: kMaxSupportedFileFormatVersion in caffe2/serialize/versions.h.
+_NEWEST_FORMAT = 10
+_SMALL = 64  # bytes of `version` and `byteorder`
 
 
-def read_zip(source: ByteSource, archive: Archive, limits: Limits) -> Checkpoint:
+# ---------------------------------------------------------------- zip
+
+
+def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layout = Layout.TORCH_ZIP) -> Checkpoint:
     """A zip archive with a data.pkl."""
-    data = archive.read("data.pkl", limits.pickle_bytes)
+    name = archive.find("data.pkl") or "data.pkl"
+    if name != "data.pkl" and name in archive.records:
+        message = f"there is no data.pkl; torch takes {name!r} for it"
+        archive.problem(ProblemKind.ARCHIVE_AMBIGUOUS, message, record=name)
+    data = archive.read(name, limits.pickle_bytes)
+    finder = Finder(limits)
+    records = tuple(archive.records.values())
+    finder.records(archive, (r for r in (*records, *archive.doubles) if r is not archive.records.get(name)))
     if data is None:
-        return Checkpoint(
-            origin=source.name,
-            nbytes=source.size,
-            layout=Layout.TORCH_ZIP,
-            records=tuple(archive.records.values()),
-            problems=tuple(archive.problems),
-            bytes_read=source.bytes_read,
-        )
-    archive.check_crc("data.pkl", data)
+        return unusable(source, layout, archive.problems, records=records, pickles=finder.collect())
+    archive.check_crc(archive.records[name], data)
+    archive.check_small()
     decoded = decode(data, limits=limits, record="data.pkl")
-    problems = [*archive.problems, *decoded.problems]
+    finder.inside(decoded, "")
+    problems = list(decoded.problems)
     if decoded.stream.end is not None and decoded.stream.end < len(data):
         problems.append(
             Problem(
@@ -61,76 +53,112 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits) -> Checkpoint
                 position=decoded.stream.end,
             )
         )
-    storages: dict[str, StorageEntry] = {}
-    for pid in _persistent_ids(decoded.value):
-        known = storage_of(pid)
-        if known is None:
-            continue
-        key, dtype, device, numel = known
-        nbytes = numel * BY_NAME[dtype].itemsize
-        record = archive.records.get(f"data/{key}")
-        if key in storages:
-            if storages[key].nbytes != nbytes:
-                problems.append(_bad(f"data/{key}", "two references disagree about the storage's size"))
-            continue
+        finder.content("the bytes behind the pickle", data[decoded.stream.end :])
+    if data.startswith(b"PK\x03\x04"):
+        finder.content("data.pkl", data)
+    little = _byteorder(archive)
+    _check_version(archive)
+    storages = _zip_storages(archive, decoded)
+    return assemble(
+        source,
+        layout,
+        decoded,
+        storages,
+        problems=[*archive.problems, *problems],
+        limits=limits,
+        records=records,
+        pickles=finder.collect(),
+        little_endian=little,
+    )
+
+
+def _zip_storages(archive: Archive, decoded: Decoded) -> Storages:
+    found, refused = claims(decoded.persistents)
+    out = Storages()
+    if refused:
+        out.problems.append(_bad(None, f"a persistent id is none of torch's: {refused[0].reason}"))
+    for key, claimed in found.items():
+        name = f"data/{key}"
+        record = archive.records.get(name)
+        # Where references disagree, the record decides which of them is right.
+        claim = next((c for c in claimed if record is not None and c.nbytes == record.size), claimed[0])
+        if len(claimed) > 1:
+            out.problems.append(_bad(name, "two references disagree about the storage's size or type"))
+        span = None
         if record is None:
-            problems.append(
+            out.missing[key] = f"the archive has no record {name}"
+            out.problems.append(
                 Problem(
                     kind=ProblemKind.RECORD_MISSING,
                     message="the pickle needs this record, and the archive does not have it",
                     fatal=True,
-                    record=f"data/{key}",
+                    record=name,
                 )
             )
-        elif record.size != nbytes:
-            problems.append(
-                Problem(
-                    kind=ProblemKind.RECORD_SHORT,
-                    message=f"the pickle wants {nbytes:,} bytes, the record has {record.size:,}",
-                    fatal=record.size < nbytes,
-                    record=f"data/{key}",
+        else:
+            span = None if record.compressed else record.span
+            if record.size != claim.nbytes:
+                out.problems.append(
+                    Problem(
+                        kind=ProblemKind.RECORD_SHORT,
+                        message=f"the pickle wants {claim.nbytes:,} bytes, the record has {record.size:,}",
+                        fatal=record.size < claim.nbytes,
+                        record=name,
+                    )
                 )
-            )
-        storages[key] = StorageEntry(key, dtype, device, numel, nbytes, None if record is None else record.span)
-    return _assemble(source, Layout.TORCH_ZIP, decoded, storages, problems, archive, limits)
+            if record.size < claim.nbytes:
+                out.missing[key] = f"its record has {record.size:,} of {claim.nbytes:,} bytes"
+            elif record.span.end > archive.source.size:
+                out.missing[key] = "its record ends behind the file"
+        out.entries[key] = StorageEntry(key, claim.dtype, claim.device, claim.numel, claim.nbytes, span)
+    return out
 
 
-def _bad(record: str, message: str) -> Problem:
+def _bad(record: str | None, message: str) -> Problem:
     return Problem(kind=ProblemKind.TENSOR_OUT_OF_BOUNDS, message=message, fatal=True, record=record)
 
 
-def _persistent_ids(root: Value) -> list[Value]:
-    """Ids in the order in which unpickling meets them, as far as the tree shows it."""
-    return [value.pid for _, value in walk_values(root) if isinstance(value, Persistent)]
+def _byteorder(archive: Archive) -> bool:
+    """Whether the values are little-endian; files without the record are (torch before 2.0 wrote no other)."""
+    if "byteorder" not in archive.records:
+        return True
+    text = (archive.read("byteorder", _SMALL) or b"").strip()
+    if text not in (b"little", b"big"):
+        message = f"the byte order is {text[:20]!r}, neither little nor big"
+        archive.problem(ProblemKind.ARCHIVE_MALFORMED, message, record="byteorder")
+    return text != b"big"
 
 
-def read_cut_zip(source: ByteSource, archive: Archive, limits: Limits) -> Checkpoint:
-    """A zip archive whose end is missing: what its front still tells."""
-    problems = list(archive.problems)
-    whole: dict[str, Span] = {}
-    decoded: Decoded | None = None
-    for name, span in scan_forward(source, limit=2000):
-        short = name.partition("/")[2] or name
-        whole[short] = span
-        if short == "data.pkl":
-            data = source.read(span.start, min(span.length, limits.pickle_bytes))
-            decoded = decode(data, limits=limits, record="data.pkl")
-            break
-    if decoded is None or decoded.stream.end is None:
-        return Checkpoint(
-            origin=source.name,
-            nbytes=source.size,
-            layout=Layout.TORCH_ZIP,
-            problems=tuple(problems),
-            bytes_read=source.bytes_read,
-        )
-    storages: dict[str, StorageEntry] = {}
-    for pid in _persistent_ids(decoded.value):
-        known = storage_of(pid)
-        if known is not None:
-            key, dtype, device, numel = known
-            storages.setdefault(key, StorageEntry(key, dtype, device, numel, numel * BY_NAME[dtype].itemsize, None))
-    return _assemble(source, Layout.TORCH_ZIP, decoded, storages, problems, None, limits)
+def _check_version(archive: Archive) -> None:
+    """Torch refuses an archive without a version, or with one that it does not know."""
+    name = next((n for n in (".data/version", "version") if n in archive.records), None)
+    if name is None:
+        archive.problem(ProblemKind.RECORD_MISSING, "the archive does not say its version", record="version")
+        return
+    text = (archive.read(name, _SMALL) or b"").strip()
+    if not text.isdigit():
+        archive.problem(ProblemKind.ARCHIVE_MALFORMED, f"the version is {text[:20]!r}, no number", record=name)
+    elif int(text[:9]) > _NEWEST_FORMAT:
+        message = f"the archive has version {int(text[:9])}; torch 2.13 reads up to {_NEWEST_FORMAT}"
+        archive.problem(ProblemKind.ARCHIVE_MALFORMED, message, record=name)
+
+
+def other_archive(source: ByteSource, archive: Archive, layout: Layout, what: str, limits: Limits) -> Checkpoint:
+    """An archive that is no checkpoint of torch.save: named as what it is, its pickles looked at all the same."""
+    finder = Finder(limits)
+    records = tuple(archive.records.values())
+    finder.records(archive, (*records, *archive.doubles))
+    problem = Problem(
+        kind=ProblemKind.NOT_A_CHECKPOINT,
+        message=f"the archive's records are those of {what}",
+        fatal=True,
+        what=what,
+    )
+    fatal = [p for p in archive.problems if p.kind in (ProblemKind.ENCRYPTED, ProblemKind.ARCHIVE_AMBIGUOUS)]
+    return unusable(source, layout, (*fatal, problem), records=records, pickles=finder.collect())
+
+
+# ---------------------------------------------------------------- stacked pickles
 
 
 def read_legacy(source: ByteSource, limits: Limits) -> Checkpoint:
@@ -138,100 +166,127 @@ def read_legacy(source: ByteSource, limits: Limits) -> Checkpoint:
     head = source.read(0, min(source.size, limits.pickle_bytes))
     position = 0
     problems: list[Problem] = []
-    decoded: list[Decoded] = []
-    for step in ("magic number", "protocol version", "system information", "object", "list of storages"):
+    parts: list[Decoded] = []
+    steps = ("magic number", "protocol version", "system information", "object", "list of storages")
+    finder = Finder(limits)
+    for step in steps:
         part = decode(head, position, limits=limits)
-        decoded.append(part)
+        parts.append(part)
+        finder.inside(part, "")
         if part.stream.end is None:
-            problems += [
-                Problem(
-                    kind=p.kind,
-                    message=f"{step}: {p.message}",
-                    fatal=True,
-                    what=p.what,
-                    position=position + (p.position or 0),
-                )
-                for p in part.problems
-            ]
+            problems += [_at(p, step, position) for p in part.problems]
             break
         position = part.stream.end
-    body = decoded[3] if len(decoded) > 3 else Decoded(None, (), StreamFacts(0, {}, None), ())
-    if len(decoded) < 5 or decoded[4].stream.end is None:
-        if body.stream.end is None:
-            return Checkpoint(
-                origin=source.name,
-                nbytes=source.size,
-                layout=Layout.TORCH_LEGACY,
-                globals=body.globals,
-                problems=tuple(problems),
-                bytes_read=source.bytes_read,
-            )
-        return _assemble(source, Layout.TORCH_LEGACY, body, _claimed(body), problems, None, limits)
-    info = decoded[2].value
-    order = "<" if mapping_get(info, "little_endian") is not False else ">"
-    storages, more = _legacy_storages(source, body, decoded[4].value, position, order)
-    return _assemble(source, Layout.TORCH_LEGACY, body, storages, [*problems, *more], None, limits)
+    body = parts[3] if len(parts) > 3 else None
+    others = tuple(p.pickled(step) for p, step in zip(parts, steps, strict=False) if p is not body)
+    if body is None or body.stream.end is None:
+        return unusable(source, Layout.TORCH_LEGACY, problems, body, pickles=(*others, *finder.collect()))
+    info = parts[2].value
+    problems += _legacy_header(parts[1].value, info)
+    order = ">" if mapping_get(info, "little_endian") is False else "<"
+    storages = Storages()
+    if len(parts) == 5 and parts[4].stream.end is not None:
+        storages = _legacy_storages(source, body, parts[4].value, position, order, finder)
+    else:
+        for key, claimed in claims(body.persistents)[0].items():
+            storages.entries[key] = _entry(claimed[0], None)
+            storages.missing[key] = "the file ends before the storages"
+    return assemble(
+        source,
+        Layout.TORCH_LEGACY,
+        body,
+        storages,
+        problems=problems,
+        limits=limits,
+        pickles=(*others, *finder.collect()),
+        little_endian=order == "<",
+    )
 
 
-def _claimed(body: Decoded) -> dict[str, StorageEntry]:
-    out: dict[str, StorageEntry] = {}
-    for pid in _persistent_ids(body.value):
-        known = storage_of(pid)
-        if known is not None:
-            key, dtype, device, numel = known
-            out.setdefault(key, StorageEntry(key, dtype, device, numel, numel * BY_NAME[dtype].itemsize, None))
-    return out
+def _at(problem: Problem, step: str, position: int) -> Problem:
+    return Problem(
+        kind=problem.kind,
+        message=f"{step}: {problem.message}",
+        fatal=True,
+        what=problem.what,
+        position=position + (problem.position or 0),
+    )
+
+
+def _legacy_header(protocol: Value, info: Value) -> list[Problem]:
+    """What torch compares before it reads the object."""
+    kind = ProblemKind.PICKLE_MALFORMED
+    if protocol != PROTOCOL or protocol.__class__ is not int:
+        shown = protocol if isinstance(protocol, int) else "no number"
+        return [Problem(kind=kind, message=f"the protocol version is {shown}, not {PROTOCOL}", fatal=True)]
+    if mapping_pairs(info) is None:
+        return [Problem(kind=kind, message="the system information is no dict", fatal=True)]
+    return []
+
+
+def _entry(claim: StorageClaim, span: Span | None) -> StorageEntry:
+    return StorageEntry(claim.key, claim.dtype, claim.device, claim.numel, claim.nbytes, span)
 
 
 def _legacy_storages(
-    source: ByteSource, body: Decoded, keys: Value, position: int, order: str
-) -> tuple[dict[str, StorageEntry], list[Problem]]:
+    source: ByteSource, body: Decoded, keys: Value, position: int, order: str, finder: Finder
+) -> Storages:
     """Walk the storages by their counts; they are in the order of the key list, which is that of the bytes."""
-    claimed = _claimed(body)
-    problems: list[Problem] = []
-    out: dict[str, StorageEntry] = {}
-    listed = [k for k in keys.items if isinstance(k, str)] if isinstance(keys, ListNode) else []
-    spans: dict[str, Span] = {}
-    for key in listed:
-        entry = claimed.get(key)
+    found, refused = claims(body.persistents)
+    out = Storages()
+    problems = out.problems
+    if refused:
+        problems.append(_bad(None, f"a persistent id is none of torch's: {refused[0].reason}"))
+    for key, claimed in found.items():
+        out.entries[key] = _entry(claimed[0], None)
+        out.missing[key] = "the file ends before its storage"
+        if len(claimed) > 1:
+            problems.append(_bad(f"storage {key}", "two references disagree about the storage's size or type"))
+    if not isinstance(keys, ListNode) or not all(isinstance(k, str) for k in keys.items):
+        message = "the list of storages is no list of keys"
+        problems.append(Problem(kind=ProblemKind.PICKLE_MALFORMED, message=message, fatal=True))
+        return out
+    for key in keys.items:
+        assert isinstance(key, str)
+        entry = out.entries.get(key)
         raw = source.read(position, 8)
-        if entry is None or len(raw) < 8:
-            what = "is not used by the object" if entry is None else "is missing: the file ends before it"
-            problems.append(
-                Problem(kind=ProblemKind.TRUNCATED, message=f"storage {key} {what}", fatal=True, position=position)
-            )
-            break
+        if entry is None:
+            message = f"storage {key} is listed, and the object does not use it"
+            problems.append(Problem(kind=ProblemKind.PICKLE_MALFORMED, message=message, fatal=True, position=position))
+            return out
+        if len(raw) < 8:
+            message = f"storage {key} is missing: the file ends before it"
+            problems.append(Problem(kind=ProblemKind.TRUNCATED, message=message, fatal=True, position=position))
+            return out
         (count,) = struct.unpack(order + "q", raw)
-        nbytes = count * BY_NAME[entry.dtype].itemsize
-        if count < 0 or count != entry.numel:
-            problems.append(
-                _bad(f"storage {key}", f"the object wants {entry.numel:,} elements, the file announces {count:,}")
-            )
-            break
-        if position + 8 + nbytes > source.size:
-            problems.append(
-                Problem(
-                    kind=ProblemKind.TRUNCATED,
-                    message=f"storage {key} has {nbytes:,} bytes, {max(source.size - position - 8, 0):,} are left",
-                    fatal=True,
-                    position=position,
-                )
-            )
-            break
-        spans[key] = Span(position + 8, nbytes)
-        position += 8 + nbytes
-    else:
-        if position < source.size:
-            problems.append(
-                Problem(
-                    kind=ProblemKind.BYTES_AFTER,
-                    message=f"{source.size - position:,} bytes stand after the last storage",
-                    position=position,
-                )
-            )
-    for key, entry in claimed.items():
-        out[key] = StorageEntry(key, entry.dtype, entry.device, entry.numel, entry.nbytes, spans.get(key))
-    return out, problems
+        if count != entry.numel:
+            message = f"the object wants {entry.numel:,} elements, the file announces {count:,}"
+            problems.append(_bad(f"storage {key}", message))
+            return out
+        if position + 8 + entry.nbytes > source.size:
+            left = max(source.size - position - 8, 0)
+            message = f"storage {key} has {entry.nbytes:,} bytes, {left:,} are left"
+            problems.append(Problem(kind=ProblemKind.TRUNCATED, message=message, fatal=True, position=position))
+            return out
+        out.entries[key] = StorageEntry(
+            key, entry.dtype, entry.device, entry.numel, entry.nbytes, Span(position + 8, entry.nbytes)
+        )
+        out.missing.pop(key, None)
+        position += 8 + entry.nbytes
+    for key in out.missing:
+        message = "the object needs this storage, and the list does not have it"
+        problems.append(Problem(kind=ProblemKind.RECORD_MISSING, message=message, fatal=True, record=f"storage {key}"))
+        out.missing[key] = "the list of storages does not have its storage"
+    if position < source.size:
+        message = f"{source.size - position:,} bytes stand after the last storage"
+        problems.append(Problem(kind=ProblemKind.BYTES_AFTER, message=message, position=position))
+        rest = source.read(position, finder.limits.verified_bytes)
+        if any(rest):
+            finder.content("the bytes behind the storages", rest)
+    return out
+
+
+# ---------------------------------------------------------------- a pickle, and nothing of torch
 
 
 def read_pickle(source: ByteSource, limits: Limits) -> Checkpoint:
@@ -239,6 +294,9 @@ def read_pickle(source: ByteSource, limits: Limits) -> Checkpoint:
     data = source.read(0, min(source.size, limits.pickle_bytes))
     decoded = decode(data, limits=limits)
     problems = list(decoded.problems)
+    finder = Finder(limits)
+    finder.inside(decoded, "")
+    others = []
     if decoded.stream.end is not None:
         problems.append(
             Problem(
@@ -248,106 +306,22 @@ def read_pickle(source: ByteSource, limits: Limits) -> Checkpoint:
                 what="plain-pickle",
             )
         )
-    return _assemble(source, Layout.PICKLE, decoded, {}, problems, None, limits)
-
-
-def _assemble(
-    source: ByteSource,
-    layout: Layout,
-    decoded: Decoded,
-    storages: Mapping[str, StorageEntry],
-    problems: list[Problem],
-    archive: Archive | None,
-    limits: Limits,
-) -> Checkpoint:
-    path, tensors, extra, metadata = find_state_dict(decoded.value, storages, limits)
-    for t in tensors:
-        storage = storages.get(t.storage_id or "")
-        reason = None if storage is None else out_of_bounds(t, storage)
-        if reason is not None:
-            problems.append(_bad(t.key, reason))
-            break  # one is enough to know that the file is damaged
-    return Checkpoint(
-        origin=source.name,
-        nbytes=source.size,
-        layout=layout,
-        records=() if archive is None else tuple(archive.records.values()),
-        storages=storages,
-        root=decoded.value,
-        globals=decoded.globals,
-        stream=decoded.stream if decoded.stream.end is not None else None,
-        state_dict_path=path,
-        tensors=tuple(tensors),
-        extra_keys=tuple(extra),
-        metadata=metadata,
-        problems=tuple(problems),
-        bytes_read=source.bytes_read,
+        if decoded.persistents:
+            problems.append(_bad(None, "the pickle refers to storages, and a plain pickle has none"))
+        for part in in_a_row(data, decoded.stream.end, limits):
+            others.append(part.pickled("the bytes behind the pickle"))
+            problems += [p for p in part.problems if not others[1:]]
+    return assemble(
+        source,
+        Layout.PICKLE,
+        decoded,
+        Storages(),
+        problems=problems,
+        limits=limits,
+        pickles=(*others, *finder.collect()),
     )
-
-
-def find_state_dict(
-    root: Value, storages: Mapping[str, StorageEntry], limits: Limits
-) -> tuple[ObjectPath | None, list[TensorEntry], list[str], dict[str, int | None] | None]:
-    """The model's tensors: where they are, what they are, what else is among them, and their ``_metadata``."""
-    here = ObjectPath()
-    pairs = mapping_pairs(root)
-    if pairs is None:
-        if isinstance(root, Call):
-            found = list(module_tensors(root, storages, limits.tensors))
-            return (here if found else None), found, [], None
-        return None, [], [], None
-    named = mapping_get(root, "state_dict")
-    if mapping_pairs(named) is not None and (_counts(named) > 0 or not mapping_pairs(named)):
-        return _taken(named, here / "state_dict", storages, limits)
-    if pairs and _counts(root) * 2 > len(pairs):
-        return _taken(root, here, storages, limits)
-    best: tuple[int, ObjectPath, Value] | None = None
-    for key in STATE_DICT_KEYS:
-        value = mapping_get(root, key)
-        if mapping_pairs(value) is not None:
-            count = _counts(value)
-            if count and (best is None or count > best[0]):
-                best = (count, here / key, value)
-    if best is None:
-        for key, value in pairs:
-            if isinstance(key, str) and mapping_pairs(value) is not None:
-                count = _counts(value)
-                if count and count * 2 > len(mapping_pairs(value) or ()) and (best is None or count > best[0]):
-                    best = (count, here / key, value)
-    if best is not None:
-        return _taken(best[2], best[1], storages, limits)
-    if _counts(root):
-        return _taken(root, here, storages, limits)
-    return None, [], [], None
-
-
-def _counts(value: Value) -> int:
-    """How many values of a mapping are tensors."""
-    return sum(1 for _, v in mapping_pairs(value) or () if isinstance(v, Call) and as_tensor(v, "", ObjectPath(), {}))
-
-
-def _taken(
-    value: Value, path: ObjectPath, storages: Mapping[str, StorageEntry], limits: Limits
-) -> tuple[ObjectPath | None, list[TensorEntry], list[str], dict[str, int | None] | None]:
-    tensors, extra = tensors_of(value, path, storages, limits.tensors)
-    return path, tensors, extra, _metadata(value)
-
-
-def _metadata(value: Value) -> dict[str, int | None] | None:
-    """``_metadata``: versions by module path, from the state of the OrderedDict."""
-    if not isinstance(value, Call) or not value.has_state:
-        return None
-    stored = mapping_get(value.state, "_metadata")
-    if mapping_pairs(stored) is None:
-        return None
-    out: dict[str, int | None] = {}
-    for key, entry in mapping_pairs(stored) or ():
-        version = mapping_get(entry, "version")
-        if isinstance(key, str):
-            out[key] = version if isinstance(version, int) else None
-    return out
 
 
 def is_magic(value: Value) -> bool:
     """Whether the first pickle of a file is torch's magic number."""
-    return isinstance(value, int) and value == MAGIC
+    return value.__class__ is int and value == MAGIC
