@@ -47,9 +47,11 @@ def test_causes_are_known(rule):
 
 @rules
 def test_every_cause_is_shown_by_an_example(rule):
-    """Except those that the list names: they are met by the oracle and the scenarios only. Take one off when shown."""
+    """Except those that unshown_causes.json names: examples that are still to be written. It may only get shorter."""
     shown = {f.cause for e in rule.examples if isinstance(e, Fires) for f in run(rule, e)}
-    assert [c for c in rule.causes if c not in shown | set(UNSHOWN.get(rule.name, ()))] == []
+    unshown = set(UNSHOWN.get(rule.name, ()))
+    assert [c for c in rule.causes if c not in shown | unshown] == []
+    assert unshown & shown == set(), "take these off the list"
 
 
 @rules

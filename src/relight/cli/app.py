@@ -62,7 +62,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, "--version", prog_name="relight", message="%(prog)s %(version)s")
 def relight() -> None:
-    r"""The PyTorch checkpoint doctor.
+    """The PyTorch checkpoint doctor.
 
     Will a checkpoint load, into this model, here, and if not, how do I make it?
 
@@ -70,7 +70,7 @@ def relight() -> None:
       relight model.ckpt
       relight check model.ckpt --target models.py:MyModel
       relight inspect model.ckpt
-    """
+    """  # noqa: D301 (click wants the character itself)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ that stands before the archive for a broken file.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _WINDOW = 256 << 10  # local headers that lie close together are read together
 _ALIGNMENT = 64
 _MANY_PROBLEMS = 200
+# Steps up, absolute names, other separators, and what a terminal or a C program would not take as part of a name.
+_ODD_NAME = re.compile(rb"[\x00-\x1f\x7f\\]|^/|(?:^|/)\.\.(?:/|$)")
 _DESCRIPTOR_SIZES = frozenset((0, 12, 16, 20, 24))
 
 
@@ -163,14 +166,9 @@ class Archive:
             different.append(f"method {method}")
         if (flags ^ entry.flags) & _ENCRYPTED:
             different.append("whether it is encrypted")
-        empty = 0 if flags & _DESCRIPTOR else None  # then these fields may be left to the descriptor
-        for what, here, there in (
-            ("size", size, entry.size),
-            ("stored size", stored, entry.stored),
-            ("CRC", crc, entry.crc),
-        ):
-            if here != there and here not in (empty, 0xFFFFFFFF):
-                different.append(f"{what} {here}")
+        # With a descriptor, torch leaves sizes and checksum of the local header at zero.
+        if crc or stored or size or not flags & _DESCRIPTOR:
+            different += _differences((size, stored, crc), entry, bool(flags & _DESCRIPTOR))
         span = Span(at + 30 + name_length + extra_length, entry.stored)
         if raw != entry.raw:
             other = raw.decode("utf-8", "replace")
@@ -278,15 +276,29 @@ class Archive:
 
     def check_small(self) -> None:
         """Compare all checksums of a small archive: reading it in whole costs less than starting did."""
-        if not self._near or self.source.size > self.limits.verified_bytes:
+        room = self.limits.verified_bytes
+        if not self._near or self.source.size > room:
             return
         for record in self.records.values():
-            if record.name != "data.pkl" and record.span.end <= self.source.size and record.crc32 is not None:
-                if record.compressed and record.size > 4 * self.limits.verified_bytes:
-                    continue  # nothing that opening needs; `verify` reads it
-                data = self.content(record)
-                if data is not None and len(data) == record.size:
-                    self.check_crc(record, data)
+            if record.name == "data.pkl" or record.span.end > self.source.size or record.crc32 is None:
+                continue
+            room -= record.size
+            if room < 0:
+                return  # more than the file has bytes: a bomb, or well compressed; `verify` reads it
+            data = self.content(record)
+            if data is not None and len(data) == record.size:
+                self.check_crc(record, data)
+
+
+def _differences(here: tuple[int, int, int], entry: Entry, descriptor: bool) -> list[str]:
+    """Fields of a local header that are not what the directory says."""
+    left_out = 0 if descriptor else None
+    there = (entry.size, entry.stored, entry.crc)
+    return [
+        f"{what} {mine}"
+        for what, mine, theirs in zip(("size", "stored size", "CRC"), here, there, strict=True)
+        if mine != theirs and mine not in (left_out, 0xFFFFFFFF)
+    ]
 
 
 def _root(entries: tuple[Entry, ...]) -> str:
@@ -311,14 +323,7 @@ def _expected(entry: Entry, shift: int) -> Span:
 
 
 def _suspicious(raw: bytes) -> bool:
-    parts = raw.split(b"/")
-    return (
-        not raw
-        or b".." in parts
-        or raw.startswith(b"/")
-        or b"\\" in raw
-        or any(byte < 0x20 or byte == 0x7F for byte in raw)
-    )
+    return not raw or _ODD_NAME.search(raw) is not None
 
 
 def _hidden(gap: bytes, position: int) -> Iterator[Record]:

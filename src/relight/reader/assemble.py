@@ -46,29 +46,47 @@ class Storages:
         entries: By id.
         missing: Why the bytes of a storage are not (all) in the file, by id.
         problems: What is wrong with them.
+        claims: What persistent ids say about them, by the id of their node.
     """
 
     entries: dict[str, StorageEntry] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    claims: dict[int, StorageClaim] = field(default_factory=dict)
 
 
-def claims(persistents: Iterable[Persistent]) -> tuple[dict[str, list[StorageClaim]], list[Refusal]]:
-    """What persistent ids say about storages: distinct claims by key, in order, and those that make no sense."""
-    found: dict[str, list[StorageClaim]] = {}
-    refused: list[Refusal] = []
+@dataclass(slots=True)
+class Claims:
+    """What persistent ids say about storages.
+
+    Attributes:
+        by_key: Distinct claims by storage, in order.
+        by_node: The claim of each node, by its id.
+        refused: Ids that make no sense.
+    """
+
+    by_key: dict[str, list[StorageClaim]] = field(default_factory=dict)
+    by_node: dict[int, StorageClaim] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+
+
+def claims(persistents: Iterable[Persistent]) -> Claims:
+    """What persistent ids say about storages."""
+    out = Claims()
+    by_key, by_node = out.by_key, out.by_node
     for node in persistents:
         claim = storage_claim(node.pid)
         if isinstance(claim, Refusal):
             if not _is_module_id(node.pid):
-                refused.append(claim)
+                out.refused.append(claim)
             continue
-        known = found.get(claim.key)
+        by_node[id(node)] = claim
+        known = by_key.get(claim.key)
         if known is None:
-            found[claim.key] = [claim]
+            by_key[claim.key] = [claim]
         elif claim != known[0] and claim not in known and len(known) < _MANY_PROBLEMS:
             known.append(claim)
-    return found, refused
+    return out
 
 
 def _is_module_id(pid: Value) -> bool:
@@ -102,7 +120,7 @@ def assemble(
         little_endian: Byte order of the values.
     """
     problems = [*problems, *storages.problems]
-    reader = TensorReader(storages.entries, limits)
+    reader = TensorReader(storages.entries, limits, storages.claims)
     path, tensors, refused, extra, metadata = find_state_dict(decoded.value, reader, limits)
     if decoded.stream.end is not None:
         _changed_later(decoded.calls, problems)
@@ -193,11 +211,11 @@ def find_state_dict(root: Value, reader: TensorReader, limits: Limits) -> Found:
             if count and (best is None or count > best[0]):
                 best = (count, here / key, value)
     if best is None:
-        for key, value in pairs:
-            if isinstance(key, str) and mapping_pairs(value) is not None:
+        for name, value in pairs:
+            if isinstance(name, str) and mapping_pairs(value) is not None:
                 count = _counts(value)
                 if count and count * 2 > len(mapping_pairs(value) or ()) and (best is None or count > best[0]):
-                    best = (count, here / key, value)
+                    best = (count, here / name, value)
     if best is not None:
         return _taken(best[2], best[1], reader, limits)
     if _counts(root):
@@ -262,6 +280,6 @@ def unusable(
         records=records,
         globals=() if decoded is None else decoded.globals,
         pickles=(*own, *pickles),
-        problems=(*problems, *(() if decoded is None else (p for p in decoded.problems if p not in problems))),
+        problems=tuple(problems),
         bytes_read=source.bytes_read,
     )

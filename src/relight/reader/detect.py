@@ -7,14 +7,14 @@ import os
 import re
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
-from relight.core.errors import SourceError
 from relight.core.objects import Value
-from relight.reader import recovery, safetensors, torch_file, torch_tar
+from relight.reader import recovery, remote, safetensors, torch_file, torch_tar
 from relight.reader.archive import Archive
 from relight.reader.assemble import unusable
 from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.nested import Finder, npy_payload
 from relight.reader.pickle_vm import decode
+from relight.reader.sharded import read_folder
 from relight.reader.source import ByteSource, LocalSource
 
 _HEAD = 4096
@@ -41,7 +41,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
     """Read a checkpoint without executing anything in it.
 
     Args:
-        path: A file or a folder.
+        path: A file, a folder, or the URL of a file.
         limits: What reading may cost.
 
     Returns:
@@ -51,8 +51,13 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
         SourceError: The path cannot be opened.
     """
     if os.path.isdir(path):
-        return _folder(os.fspath(path))
-    source = LocalSource(path)
+        return read_folder(os.fspath(path), limits, lambda source: read(source, limits=limits))
+    name = os.fspath(path)
+    source: ByteSource
+    if remote.is_url(name):
+        source = remote.open_url(name)
+    else:
+        source = LocalSource(path)
     try:
         return read(source, limits=limits)
     finally:
@@ -234,35 +239,3 @@ def _zip_behind(source: ByteSource) -> bool:
     """Whether a zip archive ends this file although it does not start it."""
     tail = source.read(max(source.size - (64 << 10), 0), 64 << 10)
     return b"PK\x05\x06" in tail and b"PK\x01\x02" in tail
-
-
-def _folder(path: str) -> Checkpoint:
-    """What a folder is, by what lies in it."""
-    try:
-        names = os.listdir(path)
-    except OSError as error:
-        raise SourceError(path, error.strerror or str(error)) from None
-    size = 0
-    for name in names:
-        try:
-            size += os.lstat(os.path.join(path, name)).st_size
-        except OSError:
-            continue
-    if ".metadata" in names or any(n.endswith(".distcp") for n in names):
-        what = "dcp"
-    elif "latest" in names or "zero_to_fp32.py" in names or any("zero_pp_rank" in n or "mp_rank" in n for n in names):
-        what = "deepspeed"
-    elif any(n.endswith(".index.json") for n in names):
-        what = "sharded-index"
-    elif "checkpoint" in names and os.path.isdir(os.path.join(path, "checkpoint")):
-        what = "deepspeed"
-    else:
-        what = "directory"
-    return Checkpoint(
-        origin=path,
-        nbytes=size,
-        layout=Layout.DIRECTORY,
-        problems=(
-            Problem(kind=ProblemKind.UNSUPPORTED, message=f"a folder with {len(names)} entries", fatal=True, what=what),
-        ),
-    )

@@ -33,7 +33,8 @@ class Builder:
     def __init__(self, data: bytes, start: int, limits: Limits) -> None:
         self.data = data
         self.start = start
-        self.position = start
+        self.position = start  # behind the argument that was read last
+        self.opcode = start  # of the opcode that is being followed
         self.limits = limits
         self.protocol = 0
         self.end: int | None = None

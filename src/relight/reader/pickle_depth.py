@@ -61,6 +61,11 @@ class Depths:
         if self.fetched and id(parent) in self.fetched:
             self.late = True
 
+    def note(self, parent: object, height: int) -> None:
+        """Note a height that is known without looking at the parts."""
+        self._height[id(parent)] = height
+        self._keep.append(parent)
+
     def check_late(self, root: Value) -> None:
         """Walk the tree, if something in it grew after it was attached: the way down that a recursion would take."""
         if not self.late:

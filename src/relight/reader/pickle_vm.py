@@ -21,6 +21,7 @@ from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.pickle_args import Broken, malformed, reached, truncated
 from relight.reader.pickle_build import Builder
 from relight.reader.pickle_depth import CONTAINERS
+from relight.reader.pickle_tensor import OPCODES, TensorShortcut
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,13 @@ def decode(data: bytes, start: int = 0, *, limits: Limits = DEFAULT_LIMITS, reco
         machine.depths.check_late(value)
     except Broken as error:
         value = None
-        problems.append(_problem(error.kind, str(error), error.what, record, machine.position - start))
-    except (IndexError, struct.error):
-        # Slices are checked before use; what is left is a stack that is popped further than it was filled.
-        cut = machine.position >= len(data)
+        problems.append(_problem(error.kind, str(error), error.what, record, machine.opcode - start))
+    except (IndexError, struct.error) as error:
+        # Arguments that the data end before, or a stack that is popped further than it was filled.
+        cut = isinstance(error, struct.error) or str(error) == _PAST_THE_BYTES
         kind = ProblemKind.TRUNCATED if cut else ProblemKind.PICKLE_MALFORMED
         message = "the pickle ends in the middle" if cut else "the pickle pops an empty stack"
-        problems.append(_problem(kind, message, None, record, machine.position - start))
+        problems.append(_problem(kind, message, None, record, machine.opcode - start))
     finally:
         if collecting:
             gc.enable()
@@ -107,6 +108,7 @@ def _problem(kind: ProblemKind, message: str, what: str | None, record: str | No
 
 
 _Any = Any  # the stack holds values of all kinds; typing each push would cost time in the loop that is all of our time
+_PAST_THE_BYTES = "index out of range"  # what bytes say; lists say "list index out of range" or "pop from empty list"
 _BATCH = 4096  # opcodes between two looks at the clock and the counters
 
 
@@ -129,6 +131,7 @@ class _Machine(Builder):
         nest_all, fetched = self.depths.nest_all, self.depths.fetched
         containers = CONTAINERS
         longest = limits.argument_bytes
+        shortcut = TensorShortcut(self, memo, stack)
         count = 0
         deadline = time.monotonic() + limits.seconds
 
@@ -162,192 +165,201 @@ class _Machine(Builder):
                 raise malformed(f"memo entry {index} was never put")
             return value
 
-        while True:
-            if count > limits.opcodes:
-                raise reached(limits, "opcodes", f"more than {limits.opcodes:,} opcodes")
-            if len(stack) > limits.stack:
-                raise reached(limits, "stack", f"more than {limits.stack:,} values on the stack")
-            if time.monotonic() > deadline:
-                raise reached(limits, "seconds", f"longer than {limits.seconds:.0f} seconds")
-            count += _BATCH
-            for _ in range(_BATCH):
-                at = position
-                if at >= size:
-                    self.position = at
-                    raise truncated("the pickle ends before its STOP")
-                op = data[at]
-                position += 1
-                if op not in first_use:
-                    first_use[op] = at - start
+        try:
+            while True:
+                if count > limits.opcodes:
+                    raise reached(limits, "opcodes", f"more than {limits.opcodes:,} opcodes")
+                if len(stack) > limits.stack:
+                    raise reached(limits, "stack", f"more than {limits.stack:,} values on the stack")
+                if time.monotonic() > deadline:
+                    raise reached(limits, "seconds", f"longer than {limits.seconds:.0f} seconds")
+                count += _BATCH
+                for _ in range(_BATCH):
+                    at = position
+                    if at >= size:
+                        self.position = at
+                        raise truncated("the pickle ends before its STOP")
+                    op = data[at]
+                    position += 1
+                    if op not in first_use:
+                        first_use[op] = at - start
 
-                # Ordered by how often torch files use them; each branch names its opcode.
-                if op == 0x71:  # BINPUT
-                    index = data[position]
-                    position += 1
-                    if index == len(memo) and not sparse:
-                        memo.append(stack[-1])
+                    # Ordered by how often torch files use them; each branch names its opcode.
+                    if op == 0x71:  # BINPUT
+                        index = data[position]
+                        position += 1
+                        if index == len(memo) and not sparse:
+                            memo.append(stack[-1])
+                        else:
+                            put(index)
+                    elif op == 0x72:  # LONG_BINPUT
+                        if position + 4 > size:
+                            raise truncated("the pickle ends in the middle of an argument")
+                        index = int.from_bytes(data[position : position + 4], "little")
+                        position += 4
+                        if index == len(memo) and not sparse and index < limits.memo:
+                            memo.append(stack[-1])
+                        else:
+                            put(index)
+                    elif op == 0x4B:  # BININT1
+                        push(data[position])
+                        position += 1
+                    elif op == 0x68:  # BINGET
+                        index = data[position]
+                        position += 1
+                        value = memo[index] if index < len(memo) else get(index)
+                        if value.__class__ in containers:
+                            fetched.add(id(value))
+                        push(value)
+                    elif op == 0x6A:  # LONG_BINGET
+                        value = get(int.from_bytes(self.take(position, 4), "little"))
+                        position += 4
+                        if value.__class__ in containers:
+                            fetched.add(id(value))
+                        push(value)
+                    elif op == 0x28:  # MARK
+                        if len(marks) >= limits.marks:
+                            raise reached(limits, "marks", f"more than {limits.marks:,} open marks")
+                        if position < size and data[position] == 0x28 and stack and not sparse:
+                            end = shortcut.take(at)
+                            if end:
+                                position = end
+                                count += OPCODES
+                                continue
+                        marks.append(len(stack))
+                    elif op == 0x58:  # BINUNICODE
+                        end = position + 4 + int.from_bytes(data[position : position + 4], "little")
+                        if end > size or end - position > longest:
+                            self.sized(position, 4)  # says what is wrong
+                        push(_utf8(data[position + 4 : end]))
+                        position = end
+                    elif op == 0x74:  # TUPLE
+                        if not marks or marks[-1] > len(stack):
+                            since_mark()  # says what is wrong
+                        index = marks.pop()
+                        items = tuple(stack[index:])
+                        del stack[index:]
+                        if not containers.isdisjoint(map(type, items)):
+                            nest_all(items, items)
+                        push(items)
+                    elif op == 0x85:  # TUPLE1
+                        items = (pop(),)
+                        if items[0].__class__ in containers:
+                            nest_all(items, items)
+                        push(items)
+                    elif op == 0x86:  # TUPLE2
+                        value = pop()
+                        items = (pop(), value)
+                        if value.__class__ in containers or items[0].__class__ in containers:
+                            nest_all(items, items)
+                        push(items)
+                    elif op == 0x87:  # TUPLE3
+                        value, key = pop(), pop()
+                        items = (pop(), key, value)
+                        if not containers.isdisjoint(map(type, items)):
+                            nest_all(items, items)
+                        push(items)
+                    elif op == 0x52:  # REDUCE
+                        items = pop()
+                        push(self.call(pop(), items, "reduce", at))
+                    elif op == 0x51:  # BINPERSID
+                        push(self.persistent(pop(), at))
+                    elif op == 0x29:  # EMPTY_TUPLE
+                        push(())
+                    elif op == 0x89:  # NEWFALSE
+                        push(False)
+                    elif op == 0x94:  # MEMOIZE
+                        put(len(memo) + len(sparse))
+                    elif op == 0x8C:  # SHORT_BINUNICODE
+                        end = position + 1 + data[position]
+                        if end > size:
+                            self.sized(position, 1)
+                        push(_utf8(data[position + 1 : end]))
+                        position = end
+                    elif op == 0x4D:  # BININT2
+                        push(int.from_bytes(self.take(position, 2), "little"))
+                        position += 2
+                    elif op == 0x4A:  # BININT
+                        push(int.from_bytes(self.take(position, 4), "little", signed=True))
+                        position += 4
+                    elif op == 0x47:  # BINFLOAT
+                        push(struct.unpack_from(">d", data, position)[0])
+                        position += 8
+                    elif op == 0x93:  # STACK_GLOBAL
+                        value = pop()
+                        push(self.named(pop(), value, at))
+                    elif op == 0x63:  # GLOBAL
+                        push(self.name_in_lines(position, at))
+                        position = self.position
+                    elif op == 0x75:  # SETITEMS
+                        parts = since_mark()
+                        self.set_items(stack[-1], parts)
+                    elif op == 0x73:  # SETITEM
+                        value = pop()
+                        self.set_items(stack[-2], [pop(), value])
+                    elif op == 0x65:  # APPENDS
+                        parts = since_mark()
+                        self.append(stack[-1], parts)
+                    elif op == 0x61:  # APPEND
+                        value = pop()
+                        self.append(stack[-1], [value])
+                    elif op == 0x4E:  # NONE
+                        push(None)
+                    elif op == 0x88:  # NEWTRUE
+                        push(True)
+                    elif op == 0x7D:  # EMPTY_DICT
+                        push(DictNode())
+                    elif op == 0x5D:  # EMPTY_LIST
+                        push(ListNode())
+                    elif op == 0x62:  # BUILD
+                        value = pop()
+                        self.build(stack[-1], value, at)
+                    elif op == 0x81:  # NEWOBJ
+                        items = pop()
+                        push(self.call(pop(), items, "new", at))
+                    elif op == 0x95:  # FRAME
+                        length = int.from_bytes(self.take(position, 8), "little")
+                        position += 8
+                        if length > size - position:
+                            raise truncated(f"a frame claims {length:,} bytes, {size - position:,} are left")
+                    elif op == 0x80:  # PROTO
+                        self.protocol = data[position]
+                        position += 1
+                        if self.protocol > 5:
+                            raise malformed(f"unknown pickle protocol {self.protocol}")
+                    elif op == 0x2E:  # STOP
+                        self.position = self.end = position
+                        return pop()  # type: ignore[no-any-return]
+                    elif op == 0x30:  # POP
+                        if marks and marks[-1] == len(stack):
+                            marks.pop()
+                        else:
+                            pop()
+                    elif op == 0x31:  # POP_MARK
+                        since_mark()
+                    elif op == 0x32:  # DUP
+                        value = stack[-1]
+                        if value.__class__ in containers:
+                            fetched.add(id(value))
+                        push(value)
+                    elif op == 0x70:  # PUT
+                        put(arg.decimal(self.line(position)))
+                        position = self.position
+                    elif op == 0x67:  # GET
+                        value = get(arg.decimal(self.line(position)))
+                        position = self.position
+                        if value.__class__ in containers:
+                            fetched.add(id(value))
+                        push(value)
+                    elif op in _FROM_MARK:
+                        self.position = position
+                        self.from_mark(op, since_mark(), stack, at)
+                        position = self.position
                     else:
-                        put(index)
-                elif op == 0x72:  # LONG_BINPUT
-                    if position + 4 > size:
-                        raise truncated("the pickle ends in the middle of an argument")
-                    index = int.from_bytes(data[position : position + 4], "little")
-                    position += 4
-                    if index == len(memo) and not sparse and index < limits.memo:
-                        memo.append(stack[-1])
-                    else:
-                        put(index)
-                elif op == 0x4B:  # BININT1
-                    push(data[position])
-                    position += 1
-                elif op == 0x68:  # BINGET
-                    index = data[position]
-                    position += 1
-                    value = memo[index] if index < len(memo) else get(index)
-                    if value.__class__ in containers:
-                        fetched.add(id(value))
-                    push(value)
-                elif op == 0x6A:  # LONG_BINGET
-                    value = get(int.from_bytes(self.take(position, 4), "little"))
-                    position += 4
-                    if value.__class__ in containers:
-                        fetched.add(id(value))
-                    push(value)
-                elif op == 0x28:  # MARK
-                    if len(marks) >= limits.marks:
-                        raise reached(limits, "marks", f"more than {limits.marks:,} open marks")
-                    marks.append(len(stack))
-                elif op == 0x58:  # BINUNICODE
-                    end = position + 4 + int.from_bytes(data[position : position + 4], "little")
-                    if end > size or end - position > longest:
-                        self.sized(position, 4)  # says what is wrong
-                    push(_utf8(data[position + 4 : end]))
-                    position = end
-                elif op == 0x74:  # TUPLE
-                    if not marks or marks[-1] > len(stack):
-                        since_mark()  # says what is wrong
-                    index = marks.pop()
-                    items = tuple(stack[index:])
-                    del stack[index:]
-                    if not containers.isdisjoint(map(type, items)):
-                        nest_all(items, items)
-                    push(items)
-                elif op == 0x85:  # TUPLE1
-                    items = (pop(),)
-                    if items[0].__class__ in containers:
-                        nest_all(items, items)
-                    push(items)
-                elif op == 0x86:  # TUPLE2
-                    value = pop()
-                    items = (pop(), value)
-                    if value.__class__ in containers or items[0].__class__ in containers:
-                        nest_all(items, items)
-                    push(items)
-                elif op == 0x87:  # TUPLE3
-                    value, key = pop(), pop()
-                    items = (pop(), key, value)
-                    if not containers.isdisjoint(map(type, items)):
-                        nest_all(items, items)
-                    push(items)
-                elif op == 0x52:  # REDUCE
-                    items = pop()
-                    push(self.call(pop(), items, "reduce", at))
-                elif op == 0x51:  # BINPERSID
-                    push(self.persistent(pop(), at))
-                elif op == 0x29:  # EMPTY_TUPLE
-                    push(())
-                elif op == 0x89:  # NEWFALSE
-                    push(False)
-                elif op == 0x94:  # MEMOIZE
-                    put(len(memo) + len(sparse))
-                elif op == 0x8C:  # SHORT_BINUNICODE
-                    end = position + 1 + data[position]
-                    if end > size:
-                        self.sized(position, 1)
-                    push(_utf8(data[position + 1 : end]))
-                    position = end
-                elif op == 0x4D:  # BININT2
-                    push(int.from_bytes(self.take(position, 2), "little"))
-                    position += 2
-                elif op == 0x4A:  # BININT
-                    push(int.from_bytes(self.take(position, 4), "little", signed=True))
-                    position += 4
-                elif op == 0x47:  # BINFLOAT
-                    push(struct.unpack_from(">d", data, position)[0])
-                    position += 8
-                elif op == 0x93:  # STACK_GLOBAL
-                    value = pop()
-                    push(self.named(pop(), value, at))
-                elif op == 0x63:  # GLOBAL
-                    push(self.name_in_lines(position, at))
-                    position = self.position
-                elif op == 0x75:  # SETITEMS
-                    parts = since_mark()
-                    self.set_items(stack[-1], parts)
-                elif op == 0x73:  # SETITEM
-                    value = pop()
-                    self.set_items(stack[-2], [pop(), value])
-                elif op == 0x65:  # APPENDS
-                    parts = since_mark()
-                    self.append(stack[-1], parts)
-                elif op == 0x61:  # APPEND
-                    value = pop()
-                    self.append(stack[-1], [value])
-                elif op == 0x4E:  # NONE
-                    push(None)
-                elif op == 0x88:  # NEWTRUE
-                    push(True)
-                elif op == 0x7D:  # EMPTY_DICT
-                    push(DictNode())
-                elif op == 0x5D:  # EMPTY_LIST
-                    push(ListNode())
-                elif op == 0x62:  # BUILD
-                    value = pop()
-                    self.build(stack[-1], value, at)
-                elif op == 0x81:  # NEWOBJ
-                    items = pop()
-                    push(self.call(pop(), items, "new", at))
-                elif op == 0x95:  # FRAME
-                    length = int.from_bytes(self.take(position, 8), "little")
-                    position += 8
-                    if length > size - position:
-                        raise truncated(f"a frame claims {length:,} bytes, {size - position:,} are left")
-                elif op == 0x80:  # PROTO
-                    self.protocol = data[position]
-                    position += 1
-                    if self.protocol > 5:
-                        raise malformed(f"unknown pickle protocol {self.protocol}")
-                elif op == 0x2E:  # STOP
-                    self.position = self.end = position
-                    return pop()  # type: ignore[no-any-return]
-                elif op == 0x30:  # POP
-                    if marks and marks[-1] == len(stack):
-                        marks.pop()
-                    else:
-                        pop()
-                elif op == 0x31:  # POP_MARK
-                    since_mark()
-                elif op == 0x32:  # DUP
-                    value = stack[-1]
-                    if value.__class__ in containers:
-                        fetched.add(id(value))
-                    push(value)
-                elif op == 0x70:  # PUT
-                    put(arg.decimal(self.line(position)))
-                    position = self.position
-                elif op == 0x67:  # GET
-                    value = get(arg.decimal(self.line(position)))
-                    position = self.position
-                    if value.__class__ in containers:
-                        fetched.add(id(value))
-                    push(value)
-                elif op in _FROM_MARK:
-                    self.position = position
-                    self.from_mark(op, since_mark(), stack, at)
-                    position = self.position
-                else:
-                    push(self.rare(op, position, at, stack))
-                    position = self.position
+                        push(self.rare(op, position, at, stack))
+                        position = self.position
+        finally:
+            self.opcode = at
 
 
 # Opcodes that take what lies above the last mark, beside TUPLE, APPENDS and SETITEMS.

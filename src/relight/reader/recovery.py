@@ -35,7 +35,7 @@ def read_cut_zip(source: ByteSource, archive: Archive, limits: Limits) -> Checkp
     finder.inside(decoded, "")
     if decoded.stream.end is None:
         return unusable(source, Layout.TORCH_ZIP, archive.problems, decoded, pickles=finder.collect())
-    found, _ = claims(decoded.persistents)
+    found = claims(decoded.persistents).by_key
     wanted = {f"data/{key}": claimed[0].nbytes for key, claimed in found.items()}
     whole = {r.name: r for r in _forward(source, wanted, limits.records)}
     storages = Storages()

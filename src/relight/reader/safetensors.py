@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from typing import Any
 
@@ -12,12 +13,14 @@ from relight.core.objects import ObjectPath
 from relight.reader.limits import Limits
 from relight.reader.source import ByteSource
 
+_BRACKETS = re.compile(rb"[\[\]{}]")
+
 
 def looks_like(head: bytes, size: int) -> bool:
     """Whether a file starts like safetensors: a plausible header length, then an opening brace."""
     if len(head) < 9 or head[8:9] != b"{":
         return False
-    (length,) = struct.unpack("<Q", head[:8])
+    length = int.from_bytes(head[:8], "little")
     return 2 <= length <= max(size - 8, 0)
 
 
@@ -26,6 +29,8 @@ def read(source: ByteSource, limits: Limits) -> Checkpoint:
     (length,) = struct.unpack("<Q", source.read(0, 8))
     problems: list[Problem] = []
     tensors: list[TensorEntry] = []
+    lost: list[TensorEntry] = []
+    refused: dict[str, str] = {}
     storages: dict[str, StorageEntry] = {}
     if length > limits.header_bytes:
         problems.append(_problem(ProblemKind.LIMIT, f"the header has {length:,} bytes", what="header_bytes"))
@@ -37,12 +42,17 @@ def read(source: ByteSource, limits: Limits) -> Checkpoint:
                 continue
             found = _tensor(key, entry, 8 + length)
             if isinstance(found, str):
-                problems.append(_problem(ProblemKind.TENSOR_OUT_OF_BOUNDS, f"{key}: {found}"))
+                refused[key] = found
+                if len(refused) < 20:
+                    problems.append(_problem(ProblemKind.TENSOR_OUT_OF_BOUNDS, f"{key}: {found}"))
                 continue
             tensor, storage = found
-            tensors.append(tensor)
-            storages[key] = storage
             assert storage.span is not None
+            if storage.span.end > source.size:
+                lost.append(tensor)
+            else:
+                tensors.append(tensor)
+            storages[key] = storage
             spans.append((storage.span.start, storage.span.end, key))
         problems += _gaps(sorted(spans), 8 + length, source.size)
     return Checkpoint(
@@ -52,6 +62,8 @@ def read(source: ByteSource, limits: Limits) -> Checkpoint:
         storages=storages,
         state_dict_path=ObjectPath(),
         tensors=tuple(tensors),
+        lost=tuple(lost),
+        refused=refused | {t.key: "the file ends before its end" for t in lost},
         problems=tuple(problems),
         bytes_read=source.bytes_read,
     )
@@ -74,9 +86,10 @@ def _header(raw: bytes, problems: list[Problem]) -> dict[str, Any]:
         raise ValueError(f"{text} is no JSON")
 
     depth = deepest = 0
-    for byte in raw:
-        depth += (byte in b"{[") - (byte in b"}]")
-        deepest = max(deepest, depth)
+    for bracket in _BRACKETS.findall(raw):  # also those inside strings: a name full of them is no real name
+        depth += 1 if bracket in b"{[" else -1
+        if depth > deepest:
+            deepest = depth
     if deepest > 8:
         problems.append(_problem(ProblemKind.LIMIT, f"the header is nested {deepest} deep", what="nesting"))
         return {}

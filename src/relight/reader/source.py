@@ -69,7 +69,7 @@ class LocalSource:
         self.bytes_read = 0
         self.requests = 0
         try:
-            self._file = open(path, "rb", buffering=0)
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 -- closed by `close`
             self.size = os.fstat(self._file.fileno()).st_size
         except OSError as error:
             raise SourceError(self.name, _reason(error)) from None

@@ -6,9 +6,10 @@ business, and whoever reads the values relies on them lying within their storage
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
 from relight.core.dtypes import BY_NAME, BY_STORAGE, dtype_named
@@ -18,7 +19,7 @@ from relight.reader.limits import DEFAULT_LIMITS, Limits
 _WRAPPED_DEPTH = 8  # a Parameter around a subclass around a tensor; deeper is no real file
 _UNTYPED = frozenset({"UntypedStorage", "_UntypedStorage", "TypedStorage", "_TypedStorage"})
 _STORAGE_MODULES = frozenset({"torch", "torch.storage", "torch.cuda", "torch.xpu", "torch.hpu"})
-_KEY_LENGTH = 256
+_KEY = re.compile(r"(?!.*\.\.)[^/\\\x00-\x1f]{1,256}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,7 @@ class Refusal:
     limit: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StorageClaim:
+class StorageClaim(NamedTuple):
     """What a persistent id says about a storage."""
 
     key: str
@@ -54,9 +54,11 @@ def storage_claim(pid: Value) -> StorageClaim | Refusal:
     The id is ``("storage", class, key, location, elements[, view])``; ``("module", ...)`` ids of files before 1.0
     carry source text and are no storages.
     """
-    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or _plain(pid[0]) != "storage":
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] not in ("storage", b"storage"):
         return Refusal("its storage is not described as torch describes one")
-    kind, key, device, numel = pid[1], _plain(pid[2]), _plain(pid[3]), pid[4]
+    kind, key, device, numel = pid[1], pid[2], pid[3], pid[4]
+    if key.__class__ is bytes or device.__class__ is bytes:  # text of Python 2
+        key, device = _plain(key), _plain(device)
     if not isinstance(kind, Global):
         return Refusal("the class of its storage is no name")
     dtype = BY_STORAGE.get(kind.name)
@@ -66,7 +68,7 @@ def storage_claim(pid: Value) -> StorageClaim | Refusal:
         return Refusal("the size of its storage is no count")
     if key.__class__ is int:
         key = str(key)
-    if not isinstance(key, str) or not key or len(key) > _KEY_LENGTH or "/" in key or "\\" in key or ".." in key:
+    if not isinstance(key, str) or _KEY.match(key) is None:
         return Refusal("the key of its storage names no record of its own")
     if device is None:
         device = "cpu"
@@ -85,16 +87,22 @@ class TensorReader:
     Args:
         storages: Storages of the file by id.
         limits: What a tensor may claim.
+        claims: What persistent ids say, by the id of their node, where that is known already.
 
     Attributes:
         parts: By id of the entry's key: the tensors that a sparse or quantized tensor is made of, with their roles.
     """
 
-    def __init__(self, storages: Mapping[str, StorageEntry], limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        storages: Mapping[str, StorageEntry],
+        limits: Limits = DEFAULT_LIMITS,
+        claims: Mapping[int, StorageClaim] | None = None,
+    ) -> None:
         self.storages = storages
         self.limits = limits
+        self.claims: Mapping[int, StorageClaim] = {} if claims is None else claims
         self.parts: dict[str, tuple[str, tuple[TensorEntry, ...]]] = {}
-        self._claims: dict[int, StorageClaim | Refusal] = {}
 
     def read(self, value: Value, key: str, path: ObjectPath, depth: int = 0) -> Read:
         """The tensor that a value would be rebuilt to; None if it is none, a refusal if it makes no sense.
@@ -131,46 +139,43 @@ class TensorReader:
 
     def _strided_v3(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         del depth
-        dtype = _dtype(args[6])
+        dtype = dtype_of(args[6])
         return Refusal("its dtype is none of torch's") if dtype is None else self._view(args, where, dtype)
 
     def _view(self, args: tuple[Value, ...], where: Where, dtype: str | None) -> Read:
         source = args[0]
         if not isinstance(source, Persistent):
             return Refusal("it does not lie on a storage")
-        claim = storage_claim(source.pid)
+        claim = self.claims.get(id(source)) or storage_claim(source.pid)
         if isinstance(claim, Refusal):
             return claim
-        size, stride, offset = _sizes(args[2]), _sizes(args[3]), args[1]
+        size, stride, offset = sizes_of(args[2]), sizes_of(args[3]), args[1]
         if size is None or stride is None:
             return Refusal("its shape or stride is no list of counts")
         if offset.__class__ is not int or not isinstance(offset, int) or offset < 0:
             return Refusal("its offset is no count")
-        key, path = where
-        entry = TensorEntry(key, dtype or claim.dtype, size, stride, offset, claim.key, claim.device, path)
-        return self._refused(entry, claim) or entry
-
-    def _refused(self, entry: TensorEntry, claim: StorageClaim) -> Refusal | None:
-        if len(entry.shape) > self.limits.rank:
-            return Refusal(f"it has {len(entry.shape):,} dimensions", "rank")
+        if len(size) > self.limits.rank:
+            return Refusal(f"it has {len(size):,} dimensions", "rank")
         storage = self.storages.get(claim.key)
         if storage is None:
             return Refusal("its storage is nowhere in the file")
-        if storage.nbytes != claim.nbytes or storage.dtype != claim.dtype:
+        if storage.numel != claim.numel or storage.dtype != claim.dtype:
             return Refusal("two references disagree about the size or type of its storage")
+        entry = TensorEntry(where[0], dtype or claim.dtype, size, stride, offset, claim.key, claim.device, where[1])
         reason = out_of_bounds(entry, storage)
         if reason is not None:
             return Refusal(reason)
-        nbytes = entry.numel * BY_NAME[entry.dtype].itemsize
-        if nbytes > storage.nbytes and nbytes > self.limits.expanded_bytes:
-            return Refusal(f"it spreads {storage.nbytes:,} bytes over {nbytes:,}", "expanded_bytes")
-        return None
+        if 0 in stride or entry.numel > storage.numel:
+            nbytes = entry.numel * BY_NAME[entry.dtype].itemsize
+            if nbytes > storage.nbytes and nbytes > self.limits.expanded_bytes:
+                return Refusal(f"it spreads {storage.nbytes:,} bytes over {nbytes:,}", "expanded_bytes")
+        return entry
 
     # ------------------------------------------------------------ wrappers
 
     def _parameter(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         inner = self._inner(args[0], where, depth)
-        return replace(inner, parameter=True) if isinstance(inner, TensorEntry) else inner
+        return inner._replace(parameter=True) if isinstance(inner, TensorEntry) else inner
 
     def _from_type(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         """``(function, type, arguments, state)``: a subclass, or a tensor with attributes."""
@@ -180,13 +185,13 @@ class TensorReader:
         inner = self._inner(Call(function, inner_args, "reduce", 0), where, depth)
         if not isinstance(inner, TensorEntry):
             return inner
-        return replace(inner, layout="subclass") if inner.layout == "strided" else inner
+        return inner._replace(layout="subclass") if inner.layout == "strided" else inner
 
     def _from_cpu(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         inner = self._inner(args[0], where, depth)
         if not isinstance(inner, TensorEntry):
             return inner
-        return replace(inner, dtype=_dtype(args[1]) or inner.dtype, layout="numpy")
+        return inner._replace(dtype=dtype_of(args[1]) or inner.dtype, layout="numpy")
 
     # ------------------------------------------------------------ tensors of several parts
 
@@ -200,7 +205,7 @@ class TensorReader:
         if refused is not None:
             return refused
         tensors = tuple(p for p in parts if isinstance(p, TensorEntry))
-        size = next((s for s in map(_sizes, data) if s is not None), None)
+        size = next((s for s in map(sizes_of, data) if s is not None), None)
         if size is None or len(tensors) not in (2, 3):
             return Refusal("its parts are not those of a sparse tensor")
         layout = _layout_name(args[0])
@@ -220,18 +225,18 @@ class TensorReader:
         tensors = tuple(p for p in parts if isinstance(p, TensorEntry))
         if tensors:
             self.parts[where[0]] = ("quantized", tensors)
-        return replace(inner, layout="quantized")
+        return inner._replace(layout="quantized")
 
     def _nested(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         """``(buffer, sizes, strides, offsets)``: many tensors in one buffer, described by others."""
         inner = self._inner(args[0], where, depth)
-        return replace(inner, layout="nested") if isinstance(inner, TensorEntry) else inner
+        return inner._replace(layout="nested") if isinstance(inner, TensorEntry) else inner
 
     # ------------------------------------------------------------ tensors without a storage
 
     def _meta(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         del depth
-        dtype, size, stride = _dtype(args[0]), _sizes(args[1]), _sizes(args[2])
+        dtype, size, stride = dtype_of(args[0]), sizes_of(args[1]), sizes_of(args[2])
         if dtype is None or size is None or stride is None:
             return Refusal("its dtype or shape makes no sense")
         return TensorEntry(where[0], dtype, size, stride, 0, None, "meta", where[1], layout="meta")
@@ -239,7 +244,7 @@ class TensorReader:
     def _wrapper(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         """``(cls, dtype, size, stride, storage_offset, layout, device, requires_grad)``."""
         del depth
-        dtype, size, stride = _dtype(args[1]), _sizes(args[2]), _sizes(args[3])
+        dtype, size, stride = dtype_of(args[1]), sizes_of(args[2]), sizes_of(args[3])
         if dtype is None or size is None:
             return Refusal("its dtype or shape makes no sense")
         return TensorEntry(where[0], dtype, size, stride or (), 0, None, _device(args[6]), where[1], "subclass")
@@ -247,10 +252,10 @@ class TensorReader:
     def _numpy(self, args: tuple[Value, ...], where: Where, depth: int) -> Read:
         """``(array, dtype, device, requires_grad)``; the array's shape is in its state: (version, shape, dtype, ...)."""
         del depth
-        array, dtype = args[0], _dtype(args[1])
+        array, dtype = args[0], dtype_of(args[1])
         shape = None
         if isinstance(array, Call) and isinstance(array.state, tuple) and len(array.state) >= 2:
-            shape = _sizes(array.state[1])
+            shape = sizes_of(array.state[1])
         if dtype is None or shape is None:
             return Refusal("its array has no shape")
         return TensorEntry(where[0], dtype, shape, (), 0, None, _device(args[2]), where[1], layout="numpy")
@@ -301,30 +306,27 @@ def _device(value: Value) -> str:
     return value if isinstance(value, str) else "cpu"
 
 
-def _dtype(value: Value) -> str | None:
+def dtype_of(value: Value) -> str | None:
+    """Name of the element type that a global of torch stands for; None for anything else."""
     if isinstance(value, Global) and value.module == "torch":
         found = dtype_named(value.name)
         return None if found is None else found.name
     return None
 
 
-def _sizes(value: Value) -> tuple[int, ...] | None:
+def sizes_of(value: Value) -> tuple[int, ...] | None:
     """A size or stride: a tuple, a list, or a torch.Size around one."""
-    if value.__class__ is tuple:
-        items = value
-    elif isinstance(value, ListNode):
-        items = tuple(value.items)
+    if isinstance(value, ListNode):
+        value = tuple(value.items)
     elif isinstance(value, Call) and value.name == "torch.Size" and len(value.args) == 1:
-        return _sizes(value.args[0]) if not isinstance(value.args[0], Call) else None
-    else:
+        value = value.args[0]
+    if value.__class__ is not tuple:
         return None
-    assert isinstance(items, tuple)
-    out: list[int] = []
-    for item in items:
-        if item.__class__ is not int or not isinstance(item, int) or item < 0:
+    sizes: tuple[Any, ...] = value
+    for size in sizes:
+        if size.__class__ is not int or size < 0:
             return None
-        out.append(item)
-    return tuple(out)
+    return sizes
 
 
 def tensors_of(

@@ -73,18 +73,19 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
 
 
 def _zip_storages(archive: Archive, decoded: Decoded) -> Storages:
-    found, refused = claims(decoded.persistents)
-    out = Storages()
-    if refused:
-        out.problems.append(_bad(None, f"a persistent id is none of torch's: {refused[0].reason}"))
-    for key, claimed in found.items():
+    found = claims(decoded.persistents)
+    out = Storages(claims=found.by_node)
+    if found.refused:
+        out.problems.append(_bad(None, f"a persistent id is none of torch's: {found.refused[0].reason}"))
+    for key, claimed in found.by_key.items():
         name = f"data/{key}"
         record = archive.records.get(name)
         # Where references disagree, the record decides which of them is right.
-        claim = next((c for c in claimed if record is not None and c.nbytes == record.size), claimed[0])
+        claim = claimed[0]
         if len(claimed) > 1:
+            claim = next((c for c in claimed if record is not None and c.nbytes == record.size), claim)
             out.problems.append(_bad(name, "two references disagree about the storage's size or type"))
-        span = None
+        span, nbytes = None, claim.nbytes
         if record is None:
             out.missing[key] = f"the archive has no record {name}"
             out.problems.append(
@@ -97,20 +98,20 @@ def _zip_storages(archive: Archive, decoded: Decoded) -> Storages:
             )
         else:
             span = None if record.compressed else record.span
-            if record.size != claim.nbytes:
+            if record.size != nbytes:
                 out.problems.append(
                     Problem(
                         kind=ProblemKind.RECORD_SHORT,
-                        message=f"the pickle wants {claim.nbytes:,} bytes, the record has {record.size:,}",
-                        fatal=record.size < claim.nbytes,
+                        message=f"the pickle wants {nbytes:,} bytes, the record has {record.size:,}",
+                        fatal=record.size < nbytes,
                         record=name,
                     )
                 )
-            if record.size < claim.nbytes:
-                out.missing[key] = f"its record has {record.size:,} of {claim.nbytes:,} bytes"
+            if record.size < nbytes:
+                out.missing[key] = f"its record has {record.size:,} of {nbytes:,} bytes"
             elif record.span.end > archive.source.size:
                 out.missing[key] = "its record ends behind the file"
-        out.entries[key] = StorageEntry(key, claim.dtype, claim.device, claim.numel, claim.nbytes, span)
+        out.entries[key] = StorageEntry(key, claim.dtype, claim.device, claim.numel, nbytes, span)
     return out
 
 
@@ -188,7 +189,7 @@ def read_legacy(source: ByteSource, limits: Limits) -> Checkpoint:
     if len(parts) == 5 and parts[4].stream.end is not None:
         storages = _legacy_storages(source, body, parts[4].value, position, order, finder)
     else:
-        for key, claimed in claims(body.persistents)[0].items():
+        for key, claimed in claims(body.persistents).by_key.items():
             storages.entries[key] = _entry(claimed[0], None)
             storages.missing[key] = "the file ends before the storages"
     return assemble(
@@ -232,12 +233,12 @@ def _legacy_storages(
     source: ByteSource, body: Decoded, keys: Value, position: int, order: str, finder: Finder
 ) -> Storages:
     """Walk the storages by their counts; they are in the order of the key list, which is that of the bytes."""
-    found, refused = claims(body.persistents)
-    out = Storages()
+    found = claims(body.persistents)
+    out = Storages(claims=found.by_node)
     problems = out.problems
-    if refused:
-        problems.append(_bad(None, f"a persistent id is none of torch's: {refused[0].reason}"))
-    for key, claimed in found.items():
+    if found.refused:
+        problems.append(_bad(None, f"a persistent id is none of torch's: {found.refused[0].reason}"))
+    for key, claimed in found.by_key.items():
         out.entries[key] = _entry(claimed[0], None)
         out.missing[key] = "the file ends before its storage"
         if len(claimed) > 1:
@@ -246,8 +247,7 @@ def _legacy_storages(
         message = "the list of storages is no list of keys"
         problems.append(Problem(kind=ProblemKind.PICKLE_MALFORMED, message=message, fatal=True))
         return out
-    for key in keys.items:
-        assert isinstance(key, str)
+    for key in (k for k in keys.items if isinstance(k, str)):
         entry = out.entries.get(key)
         raw = source.read(position, 8)
         if entry is None:
@@ -273,10 +273,12 @@ def _legacy_storages(
         )
         out.missing.pop(key, None)
         position += 8 + entry.nbytes
-    for key in out.missing:
+    for absent in out.missing:
         message = "the object needs this storage, and the list does not have it"
-        problems.append(Problem(kind=ProblemKind.RECORD_MISSING, message=message, fatal=True, record=f"storage {key}"))
-        out.missing[key] = "the list of storages does not have its storage"
+        problems.append(
+            Problem(kind=ProblemKind.RECORD_MISSING, message=message, fatal=True, record=f"storage {absent}")
+        )
+        out.missing[absent] = "the list of storages does not have its storage"
     if position < source.size:
         message = f"{source.size - position:,} bytes stand after the last storage"
         problems.append(Problem(kind=ProblemKind.BYTES_AFTER, message=message, position=position))

@@ -68,7 +68,7 @@ def read(source: ByteSource, found: Mapping[str, Record], limits: Limits) -> Che
         )  # fmt: skip
     order = ">" if mapping_get(streams["sys_info"].value, "little_endian") is False else "<"
     storages = _storages(source, found["storages"], order, limits, finder)
-    checkpoint = assemble(
+    return assemble(
         source,
         Layout.TORCH_TAR,
         body,
@@ -79,7 +79,6 @@ def read(source: ByteSource, found: Mapping[str, Record], limits: Limits) -> Che
         pickles=(*others, *finder.collect()),
         little_endian=order == "<",
     )
-    return checkpoint
 
 
 def _storages(source: ByteSource, record: Record, order: str, limits: Limits, finder: Finder) -> Storages:

@@ -138,11 +138,15 @@ def _end_record64(
     raw = tail[position - start : position - start + 56] if position >= start else source.read(position, 56)
     if len(raw) < 56 or raw[:4] != END64:
         # Bytes in front of the archive: the record stands right before its locator.
-        position = start + at - 20 - 56
+        claimed, position = position, start + at - 20 - 56
         raw = source.read(position, 56)
-        if raw[:4] != END64:
+        if len(raw) < 56 or raw[:4] != END64:
             problems.append(_malformed("the zip64 end record is not where its locator says", start + at - 20))
             return None
+        _, count, length, offset = struct.unpack_from("<4Q", raw, 24)
+        # Then the locator is off by as much as the directory is; by anything else, and torch finds no archive.
+        if claimed + (position - offset - length) != position:
+            problems.append(_malformed("the zip64 end record is not where its locator says", start + at - 20))
     _, count, length, offset = struct.unpack_from("<4Q", raw, 24)
     return position, count, length, offset
 

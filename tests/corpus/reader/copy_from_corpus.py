@@ -1,0 +1,42 @@
+"""Copy what the reader's tests use out of the full corpus: ``python copy_from_corpus.py CORPUS``.
+
+Files are copied as they are. ``expected.json`` keeps of each record the names in the pickle and every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKPOINTS = (
+    "E07/bf16", "E10/plain", "E13/plain", "E26/quantized", "E26/sparse", "E26/many_dtypes", "E26/shared_storage",
+    "E26/cuda_tagged", "E26/raw_state_dict", "E26/extra_state", "E26L/xla_numpy",
+)  # fmt: skip
+BROKEN = (
+    "deflated_zip.ckpt", "encrypted_zip.ckpt", "flipped_data_pkl.ckpt", "flipped_eocd.ckpt", "full_nn_pickle.pt",
+    "gguf_like.ckpt", "git_lfs_pointer.ckpt", "gzip_wrapped.ckpt", "hdf5_like.ckpt", "html_page.ckpt",
+    "json_error.ckpt", "leading_garbage.ckpt", "missing_data_pkl.ckpt", "safetensors_as.ckpt", "short_record.ckpt",
+    "torch_export.pt2.ckpt", "torchscript.ckpt", "trailing_garbage.ckpt", "truncated_25.ckpt", "truncated_50.ckpt",
+    "truncated_last1.ckpt", "xml_s3_error.ckpt", "zipped_once_more.ckpt",
+)  # fmt: skip
+
+
+def main() -> None:
+    corpus = Path(sys.argv[1])
+    expected = {}
+    for name in CHECKPOINTS:
+        source = corpus / "checkpoints" / f"{name}.ckpt"
+        short = name.replace("/", "-") + ".ckpt"
+        shutil.copyfile(source, HERE / "checkpoints" / short)
+        whole = json.loads(Path(f"{source}.json").read_text())
+        expected[short] = {k: whole[k] for k in ("container", "pickle_globals", "state_dict", "storage_locations")}
+    for name in BROKEN:
+        shutil.copyfile(corpus / "broken" / name, HERE / "broken" / name)
+    (HERE / "expected.json").write_text(json.dumps(expected, separators=(",", ":"), sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
