@@ -53,11 +53,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
     if os.path.isdir(path):
         return read_folder(os.fspath(path), limits, lambda source: read(source, limits=limits))
     name = os.fspath(path)
-    source: ByteSource
-    if remote.is_url(name):
-        source = remote.open_url(name)
-    else:
-        source = LocalSource(path)
+    source: ByteSource = remote.open_url(name) if remote.is_url(name) else LocalSource(path)
     try:
         return read(source, limits=limits)
     finally:

@@ -20,7 +20,7 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names something remote; ``C:\\`` and ``file://`` do not."""
+    """Whether a path names something remote; a drive letter and ``file://`` do not."""
     match = _SCHEME.match(path)
     return match is not None and match.group(1).lower() != "file"
 
