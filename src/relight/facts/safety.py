@@ -287,7 +287,7 @@ def _harmless(call: Call) -> bool:
         not is_dangerous(owner)
         and owner not in _BY_ARGUMENTS
         and "." not in args[1]
-        and not args[1].startswith("_")
+        and not args[1].startswith("__")
         and not is_dangerous(f"{owner}.{args[1]}")
         and args[0].name[:1].isupper()  # a class: its methods; a module's functions are named directly
     )

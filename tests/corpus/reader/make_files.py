@@ -83,6 +83,10 @@ def main() -> None:
     torch.save({"state_dict": net.state_dict(), "epoch": 1}, HERE / "state_dict.pt")
     torch.jit.script(torch.nn.Linear(2, 1)).save(HERE / "script.pt")
     torch.export.save(torch.export.export(torch.nn.Linear(2, 1), (torch.ones(1, 2),)), HERE / "export.pt2")
+    import torch.distributed.checkpoint as dcp
+
+    tiny = {"state_dict": {"weight": torch.ones(2, 3), "half": torch.ones(4, dtype=torch.float16)}, "epoch": 3}
+    dcp.save(tiny, checkpoint_id=HERE / "tiny.dcp", no_dist=True)
 
 
 if __name__ == "__main__":
