@@ -1,8 +1,8 @@
-"""Shared by all tests: helper modules lie in ``tests/helpers`` and are imported by name."""
+"""Shared by all tests: helper modules lie in ``tests/support`` and are imported by name."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+sys.path.insert(0, str(Path(__file__).parent / "support"))

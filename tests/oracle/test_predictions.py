@@ -15,22 +15,12 @@ RULES = all_rules()
 ALL = [(r, e) for r in RULES for e in r.examples if can_be_asked(e) and (isinstance(e, Silent) or e.oracle)]
 
 
-# What the oracle found and what is not mended yet. Strict: a test that passes says so.
-KNOWN = {
-    ("RL203", "the training script's own class, and no script given"): "a name in __main__ that nobody knows: "
-    "the verdict is 'loads', it should be 'unknown'",
-    ("RL204", "a class that is no Enum"): "calling a class of the user's may raise (here: it takes no arguments): "
-    "the verdict is 'loads', it should be 'unknown'",
-}
-
-
 def _params(kind):
     return [
         pytest.param(
             r,
             e,
             id=f"{r.code}-{r.name}-{e.name}",
-            marks=[pytest.mark.xfail(strict=True, reason=KNOWN[r.code, e.name])] if (r.code, e.name) in KNOWN else [],
         )
         for r, e in ALL
         if isinstance(e, kind)

@@ -90,7 +90,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RelightError as error:
         click.echo(f"relight: {error}", err=True)
         status = EXIT_FAILED
-    except BrokenPipeError:  # `relight ... | head`
-        sys.stderr.close()
-        status = 0
     sys.exit(status if isinstance(status, int) else 0)

@@ -77,10 +77,23 @@ def style_for(color: str, output: str | None) -> Style:
 def emit(text: str, output: str | None) -> None:
     """Write the result where it was asked for."""
     if output is None:
-        sys.stdout.write(text)
+        _print(text)
         return
-    with open(output, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise click.FileError(output, hint=error.strerror or str(error)) from None
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        # A terminal that cannot show a character shows its escape.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `relight ... | head`: nobody reads on, which is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_json(data: Mapping[str, Any]) -> str:

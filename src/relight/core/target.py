@@ -303,6 +303,8 @@ class ModelSpec:
         Raises:
             KeyError, TypeError, ValueError: The mapping is not a spec.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError("not a relight spec: no JSON object")
         if data.get("schema") != SPEC_SCHEMA:
             raise ValueError(f"not a relight spec: schema is {data.get('schema')!r}, expected {SPEC_SCHEMA!r}")
         init = data["init"]

@@ -145,6 +145,8 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
     if facts.environment_known:
         if facts.weights_only is None and checkpoint.readable and facts.blocked is not None:
             out.append("whether weights_only=True is in effect is not known (versions of torch and Lightning)")
+        if checkpoint.readable:
+            out.extend(facts.unpickling_unknown)
         if checkpoint.readable and facts.placement.unknown is not None:
             out.append(facts.placement.unknown)
     elif facts.has_target:

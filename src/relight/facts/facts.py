@@ -175,6 +175,21 @@ class Facts:
         return None
 
     @cached_property
+    def unpickling_unknown(self) -> tuple[str, ...]:
+        """Why it cannot be told whether unpickling works, one sentence each (facts ``contents``, ``environment``)."""
+        if self.weights_only is not False:
+            return ()
+        out = [
+            f"whether {r.ref.full_name} can be imported" for r in self.resolutions if r.found is imports.Found.UNKNOWN
+        ]
+        out += [
+            f"whether {r.ref.full_name} takes the arguments that the file calls it with"
+            for r in self.resolutions
+            if unpickling.is_called(r)
+        ]
+        return tuple(f"{sentence} is not known" for sentence in out[:3])
+
+    @cached_property
     def placement(self) -> devices.Placement:
         """The file's location tags in this call (facts ``contents``, ``environment``)."""
         self._need_contents()

@@ -151,7 +151,7 @@ def _look_up(ref: Global, environment: Environment, main_file: str | None) -> tu
     where = installed.resolve_module(ref.module, environment)
     if where.status is installed.ModuleStatus.ABSENT and top not in (environment.modules or ()):
         return Found.NO_MODULE, where.missing, None
-    if where.status is installed.ModuleStatus.SOURCE and where.path is not None and _is_project(where.path):
+    if where.status is installed.ModuleStatus.SOURCE and where.path is not None and is_project(where.path):
         return _in_file(ref, where.path)
     if where.status not in (installed.ModuleStatus.UNKNOWN, installed.ModuleStatus.ABSENT):
         return Found.YES, None, where.path
@@ -181,7 +181,7 @@ def _moved(ref: Global, environment: Environment) -> tuple[Found, str | None, st
     return None
 
 
-def _is_project(file: str) -> bool:
+def is_project(file: str) -> bool:
     """Whether a module is the user's own: installed packages are taken as whole (their names move with versions)."""
     return "site-packages" not in file and "dist-packages" not in file
 

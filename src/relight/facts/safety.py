@@ -5,6 +5,7 @@ An answer better than ``unknown`` needs every name to be on the allow-list, in i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -55,10 +56,12 @@ class _Lists:
     modules: frozenset[str]
     builtins: frozenset[str]
     attributes: frozenset[str]
+    methods: frozenset[str]
     components: frozenset[str]
+    library_components: frozenset[str]
+    libraries: frozenset[str]
     hooks: frozenset[str]
     instantiators: frozenset[str]
-    loaders: frozenset[str]
 
 
 @lru_cache(maxsize=1)
@@ -71,10 +74,12 @@ def _lists() -> _Lists:
         modules=frozenset(danger["modules"]),
         builtins=frozenset(danger["builtins"]),
         attributes=frozenset(danger["attributes"]),
+        methods=frozenset(danger["methods"]),
         components=frozenset(danger["components"]),
+        library_components=frozenset(danger["library_components"]),
+        libraries=frozenset(danger["libraries"]),
         hooks=frozenset(danger["hooks"]),
         instantiators=frozenset(trust["instantiators"]),
-        loaders=frozenset(trust["nested_loaders"]),
     )
 
 
@@ -99,7 +104,12 @@ def is_dangerous(name: str) -> bool:
     if parts[0] == "builtins" and len(parts) > 1 and parts[1] in lists.builtins:
         return True
     # An innocent module leads to a dangerous one through its own imports: torch.serialization.os.system.
-    if any(p in lists.components or p.lstrip("_") in lists.components for p in parts[1:-1]):
+    components = lists.components
+    if parts[0] in lists.libraries or parts[0] in sys.stdlib_module_names:
+        components |= lists.library_components
+    if any(p in components or p.lstrip("_") in components for p in parts[1:-1]):
+        return True
+    if len(parts) > 2 and parts[-1] in lists.methods and parts[-2][:1].isupper():
         return True
     return any(p in lists.attributes for p in parts[1:])
 
@@ -375,7 +385,7 @@ def _holds_together(checkpoint: Checkpoint) -> bool:
 
 def _all_known(pickled: Pickled) -> bool:
     """Whether all names of a stream are on the allow-list and are used as their writers use them."""
-    if any(g.full_name != "collections.defaultdict" and role(g.full_name) is None for g in pickled.globals):
+    if any(role(g.full_name) is None and g.full_name not in _JUDGED_BY_CALL for g in pickled.globals):
         return False
     plain = _PlainNames()
     for call in pickled.calls:
@@ -386,6 +396,8 @@ def _all_known(pickled: Pickled) -> bool:
     return True
 
 
+# Not on the allow-list, and fine as long as `dangers` has nothing to say on how they are called.
+_JUDGED_BY_CALL = frozenset({"collections.defaultdict", "builtins.type"})
 _WITH_STATE = frozenset({"config", "callback-state", "array"})
 _WITH_ITEMS = frozenset({"collections.deque", "builtins.list", "omegaconf.listconfig.ListConfig"})
 _SIZED_BY_NUMBER = frozenset({"builtins.bytearray", "builtins.bytes", "builtins.range", "collections.deque"})

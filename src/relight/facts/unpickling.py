@@ -6,7 +6,7 @@ import re
 
 from relight.core.finding import Prediction, Stage
 from relight.core.objects import Call, Global, Value
-from relight.facts import data
+from relight.facts import data, imports
 from relight.facts.imports import Blocked, Found, Resolution
 from relight.facts.lightning import hparam_items, type_name
 from relight.reader import source_tree
@@ -54,6 +54,16 @@ def bad_enum(resolution: Resolution) -> tuple[Value, tuple[object, ...]] | None:
     if values is None or stored in values:
         return None
     return stored, tuple(values)
+
+
+def is_called(resolution: Resolution) -> bool:
+    """Whether unpickling calls a class of the user's with arguments: only running its code shows if it takes them."""
+    value = resolution.value
+    if resolution.found is not Found.YES or resolution.file is None or not imports.is_project(resolution.file):
+        return False
+    if not isinstance(value, Call) or value.how != "reduce" or not value.args:
+        return False
+    return source_tree.enum_values(resolution.file, resolution.ref.name) is None
 
 
 def cause_of(ref: Global) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.checkpoint import Layout, Problem, ProblemKind
 from relight.core.finding import Finding, Fix, FixKind, Prediction, Stage
+from relight.facts import describe
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
@@ -74,10 +75,12 @@ class TruncatedFile(Rule):
                 continue  # a record that breaks off inside a whole archive is damage, not a cut
             message, cause = _say(problem, checkpoint.nbytes, checkpoint.layout)
             context = []
-            if checkpoint.tensors:
+            whole, lost = len(checkpoint.tensors), len(checkpoint.lost)
+            if whole + lost:
+                values = "none of their values" if not whole else f"the values of {whole} of them are whole"
                 context.append(
-                    f"Names and shapes of {len(checkpoint.tensors)} tensors can still be read; "
-                    "the values are not all there."
+                    f"Names and shapes of {describe.tensors(whole + lost)} can still be read; "
+                    + (f"{values} is whole." if not whole else f"{values}.")
                 )
             yield self.finding(
                 message,

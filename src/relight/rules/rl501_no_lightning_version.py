@@ -138,5 +138,5 @@ def _plain(facts: Facts) -> Fix:
         title="Load the weights into a model that you build yourself:",
         kind=FixKind.CODE,
         applicability=Applicability.SAFE,
-        code=f"model = {name}()  # with the arguments that it was trained with\nmodel.load_state_dict({load}{inside})",
+        code=f"import torch\nmodel = {name}()  # with the arguments of the training\nmodel.load_state_dict({load}{inside})",
     )

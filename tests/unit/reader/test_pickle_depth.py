@@ -11,7 +11,7 @@ from relight.core.checkpoint import ProblemKind
 from relight.reader.limits import Limits
 from relight.reader.pickle_vm import decode
 
-MILLION = 1_000_000
+MILLION = 200_000  # test_pickle_vm has a full million
 NO_LIMIT = Limits(nesting=10 * MILLION, stack=10 * MILLION, marks=10 * MILLION)
 
 
@@ -24,10 +24,10 @@ def top_down(count: int) -> bytes:
 STREAMS = {
     "lists": b"]" * MILLION + b"a" * (MILLION - 1) + b".",
     "tuples": b")" + b"\x85" * MILLION + b".",
-    "dicts": b"}N" * MILLION + b"N" + b"s" * MILLION + b".",
-    "lists from the top": top_down(200_000),
-    "marks": b"(" * MILLION + b"t" * MILLION + b".",
-    "calls": b"cm\nf\n" * 1 + b"\x94)R" + b"".join(b"\x85\x940h\x00j%bR" % i.to_bytes(4, "little")
+    "dicts": b"}N" * 100_000 + b"N" + b"s" * 100_000 + b".",
+    "lists from the top": top_down(50_000),
+    "marks": b"(" * 100_000 + b"t" * 100_000 + b".",
+    "calls": b"cm\nf\n" b"\x94)R" + b"".join(b"\x85\x940h\x00j%bR" % i.to_bytes(4, "little")
                                                 for i in range(1, 100_000)) + b".",
 }  # fmt: skip
 

@@ -31,7 +31,7 @@ def safetensors(**tensors: int) -> bytes:
     return struct.pack("<Q", len(text)) + text + bytes(at)
 
 
-@pytest.fixture()
+@pytest.fixture
 def shards(tmp_path: Path) -> Path:
     (tmp_path / "model-1.safetensors").write_bytes(safetensors(a=2))
     (tmp_path / "model-2.safetensors").write_bytes(safetensors(b=3))
