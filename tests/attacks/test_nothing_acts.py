@@ -17,6 +17,15 @@ CHILD = r"""
 import json, os, resource, sys
 sys.path.insert(0, sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+def peak():
+    # ru_maxrss starts at what the parent had; VmHWM is that of this program alone, where there is one.
+    try:
+        line = next(x for x in open("/proc/self/status") if x.startswith("VmHWM"))
+        return int(line.split()[1]) // 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
 from relight.facts.safety import dangers, safety
 from relight.reader import open_checkpoint
 import encodings.latin_1, encodings.raw_unicode_escape, stringprep  # what decoding text needs
@@ -45,7 +54,7 @@ for path in sys.argv[2:]:
     list(dangers(checkpoint))
 watching = False
 print(json.dumps({"seen": seen, "imported": sorted(set(sys.modules) - before), "verdicts": verdicts,
-                  "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+                  "mib": peak()}))
 """
 
 

@@ -101,7 +101,7 @@ download.ckpt: will not load into Trained (models.py)
 
 error: the file breaks off after 6,237 bytes; its end is missing
 [truncated-file]
-  Names and shapes of 6 tensors can still be read; the values are not all there.
+  Names and shapes of 6 tensors can still be read, and all of their values.
   weights_only=False cannot help: there is nothing more to read.
   load_from_checkpoint raises OSError: [Errno 22] Invalid argument
 
@@ -177,6 +177,7 @@ def test_check_ignored(relight):
     out = relight.says("check", "trained.ckpt", "--target", "grown.spec.json", "--ignore", "layer-added", "-v")
     assert out == snapshot("""\
 trained.ckpt: may load into Grown (models.py); not everything could be checked
+  Not known: layer-added is ignored, and was found.
 
 ignored: RL303 (--ignore)
 """)
@@ -734,7 +735,7 @@ def test_missing_target_file(relight):
 def test_a_spec_that_is_none(relight, demo):
     (demo / "x.spec.json").write_text("[]")
     assert relight.refuses("check", "trained.ckpt", "--target", "x.spec.json") == snapshot(
-        "relight: x.spec.json is not a model specification (relight/spec/1): 'list' object has no attribute 'get'\n"
+        "relight: x.spec.json is not a model specification (relight/spec/1): not a relight spec: no JSON object\n"
     )
 
 

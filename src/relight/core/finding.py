@@ -267,14 +267,18 @@ class Report:
     @property
     def prediction(self) -> Prediction | None:
         """What raises first; findings of later stages show only once this is mended."""
-        predictions = [f.predicts for f in self.findings if f.predicts is not None and f.severity is Severity.ERROR]
+        predictions = [
+            f.predicts
+            for f in self.findings
+            if f.predicts is not None and f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE
+        ]
         return min(predictions, key=lambda p: p.stage, default=None)
 
     @property
     def failed(self) -> bool:
         """Whether the exit status is 1: an error, or a load that is silently wrong."""
         return self.verdict in (Verdict.FAILS, Verdict.LOADS_WRONG) or any(
-            f.severity is Severity.ERROR or f.wrong for f in self.findings
+            (f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE) or f.wrong for f in self.findings
         )
 
     def to_dict(self) -> dict[str, Any]:

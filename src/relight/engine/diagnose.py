@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from relight.core.errors import MissingFact
@@ -22,6 +23,7 @@ from relight.core.target import FailureKind, IntentCall, Target
 from relight.engine.notes import notes
 from relight.engine.summary import summary
 from relight.facts.facts import Facts
+from relight.facts.question import literal
 from relight.facts.safety import safety
 from relight.rulekit.rule import Rule
 
@@ -41,6 +43,7 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
     skipped: list[Skipped] = []
     crashed: list[Crashed] = []
     suppressed: list[Suppressed] = []
+    hidden: list[str] = []
     ignored = ignore or {}
     gate: Finding | None = None
     for rule in sorted(rules, key=lambda r: (r.phase, r.code)):
@@ -60,12 +63,14 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
             reason = ignored.get(finding.code, ignored.get(finding.name))
             if reason is not None:
                 suppressed.append(Suppressed(finding.code, reason))
+                hidden.append(finding.name)
                 continue
             findings.append(finding)
             if rule.gates and finding.severity is Severity.ERROR and gate is None:
                 gate = finding
     findings.sort(key=_root_cause_first)
-    unknown = _unknown(facts, gate)
+    findings = _chained(findings, facts)
+    unknown = _unknown(facts, gate, dict.fromkeys(hidden))
     return Report(
         origin=facts.question.path,
         summary=summary(facts),
@@ -83,6 +88,29 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
         crashed=tuple(crashed),
         stopped=_stopped(facts),
     )
+
+
+def _chained(findings: list[Finding], facts: Facts) -> list[Finding]:
+    """Let every program that mends the file go on from the copy that the one before wrote: together they mend it all."""
+    path, copy = literal(facts.question.path), literal(facts.question.fixed_path())
+    written = False
+    out: list[Finding] = []
+    for finding in findings:
+        fixes = list(finding.fixes)
+        at = next(
+            (i for i, f in enumerate(fixes) if f.code is not None and f"torch.save(ckpt, {copy})" in f.code), None
+        )
+        if at is not None and fixes[at].code is not None:
+            if written:
+                code = str(fixes[at].code).replace(f"torch.load({path},", f"torch.load({copy},")
+                note = " ".join(
+                    ["It goes on from the copy that the program above wrote.", fixes[at].note or ""]
+                ).strip()
+                fixes[at] = replace(fixes[at], code=code, note=note)
+                finding = replace(finding, fixes=tuple(fixes))
+            written = True
+        out.append(finding)
+    return out
 
 
 def _phase_of(finding: Finding, rules: Iterable[type[Rule]]) -> int:
@@ -122,7 +150,7 @@ def _root_cause_first(finding: Finding) -> tuple[int, int, int, int, str]:
     )
 
 
-def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
+def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list[str]:
     """Why loading cannot be promised, one sentence each."""
     if gate is not None:
         return []
@@ -140,8 +168,17 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
         rehearsal = target.rehearsal
         if rehearsal is not None and rehearsal.ok is None:
             out.append(f"{rehearsal.stage} of the class needs real values ({rehearsal.exception}); that was not tried")
-        if target.spec is not None and checkpoint.state_dict_path is not None and checkpoint.readable:
-            out.extend(facts.keys.uncertain)
+        if target.spec is not None and checkpoint.readable:
+            if checkpoint.state_dict_path is not None:
+                out.extend(facts.keys.uncertain)
+                if facts.other_arguments:
+                    names = ", ".join(facts.other_arguments)
+                    out.append(
+                        f"the saved spec was built without the file's {names}, which load_from_checkpoint passes; "
+                        "relight spec TARGET --checkpoint FILE builds it with them"
+                    )
+            else:
+                out.append("nothing in the file looks like a state_dict")
     if facts.environment_known:
         if facts.weights_only is None and checkpoint.readable and facts.blocked is not None:
             out.append("whether weights_only=True is in effect is not known (versions of torch and Lightning)")
@@ -151,6 +188,7 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
             out.append(facts.placement.unknown)
     elif facts.has_target:
         out.append("the environment is not known")
+    out.extend(f"{name} is ignored, and was found" for name in ignored)
     if facts.intent.call is IntentCall.RESUME:
         out.append("optimizers, loops and callbacks are not compared yet: this answer is about the weights")
     return list(dict.fromkeys(s for s in out if s))

@@ -24,6 +24,10 @@ def notes(facts: Facts) -> Iterator[str]:
         )
     if not facts.has_target or facts.resolved_target.spec is None:
         return
+    path = facts.checkpoint.state_dict_path
+    if not facts.calls_lightning and path:
+        inside = "".join(f"[{step!r}]" for step in path)
+        yield f"Its weights are under {inside}: that is what load_state_dict has to be given."
     yield from _versions(facts)
     yield from _devices(facts)
     yield from _dtypes(facts)

@@ -17,7 +17,9 @@ def load_error(facts: Facts) -> Prediction | None:
 
 
 def confidence(facts: Facts, explanation: Explanation | None = None) -> Confidence:
-    """CERTAIN unless hooks, stand-in hyper_parameters or equal candidates leave room for another reading."""
+    """CERTAIN unless other arguments, hooks, stand-ins or equal candidates leave room for another reading."""
+    if facts.other_arguments:
+        return Confidence.POSSIBLE
     if facts.spec.approximated or facts.keys.uncertain:
         return Confidence.LIKELY
     if explanation is not None and not explanation.certain:

@@ -15,6 +15,12 @@ from relight.core.target import Environment, Intent, IntentCall
 from relight.facts import data
 from relight.facts.versions import at_least
 
+# Device types that torch or an extension of it can register. Source: c10/core/DeviceType.h of torch 2.13.
+_BACKENDS = (
+    "cuda", "mps", "xla", "meta", "xpu", "hpu", "npu", "mtia", "ipu", "vulkan", "opengl", "opencl", "ideep", "hip",
+    "fpga", "maia", "lazy", "ve", "privateuseone",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -113,6 +119,12 @@ def _restore(tags: Mapping[str, int], wanted: list[str], environment: Environmen
             backend == "xla" and "torch-xla" not in environment.packages and environment.complete
         ):
             return Placement(  # torch knows the tag "cpu" only; a numbered one is made by hand
+                tags,
+                tag,
+                message=f"don't know how to restore data location of torch.storage.UntypedStorage (tagged with {tag})",
+            )
+        elif backend not in ("cpu", *_BACKENDS):
+            return Placement(
                 tags,
                 tag,
                 message=f"don't know how to restore data location of torch.storage.UntypedStorage (tagged with {tag})",

@@ -130,8 +130,8 @@ def compare(left: Checkpoint, right: Checkpoint, *, with_values: bool = False) -
         right: The second.
         with_values: Read the values of tensors that both have with the same shape and dtype, in chunks.
     """
-    a = {t.key: t for t in left.tensors}
-    b = {t.key: t for t in right.tensors}
+    a = {t.key: t for t in (*left.tensors, *left.lost)}
+    b = {t.key: t for t in (*right.tensors, *right.lost)}
     changed = [Change(k, _words(a[k]), _words(b[k])) for k in a if k in b and _words(a[k]) != _words(b[k])]
     alike = [k for k in a if k in b and a[k].shape == b[k].shape and a[k].dtype == b[k].dtype]
     compared = tuple(_values(left, right, [(a[k], b[k]) for k in alike])) if with_values else None
@@ -167,6 +167,7 @@ def _changes(left: Mapping[str, Value], right: Mapping[str, Value]) -> Iterator[
 def _about(left: Checkpoint, right: Checkpoint) -> Iterator[Change]:
     a, b = LightningView(left), LightningView(right)
     rows: tuple[tuple[str, object, object], ...] = (
+        ("damage", _damage(left), _damage(right)),
         ("layout", left.layout.value, right.layout.value),
         ("lightning", a.version, b.version),
         ("epoch", a.epoch, b.epoch),
@@ -177,6 +178,10 @@ def _about(left: Checkpoint, right: Checkpoint) -> Iterator[Change]:
     for name, x, y in rows:
         if str(x) != str(y):
             yield Change(name, "-" if x in (None, []) else str(x), "-" if y in (None, []) else str(y))
+
+
+def _damage(checkpoint: Checkpoint) -> str | None:
+    return next((p.message for p in checkpoint.problems if p.fatal), None)
 
 
 def _values(left: Checkpoint, right: Checkpoint, pairs: list[tuple[TensorEntry, TensorEntry]]) -> Iterator[ValueChange]:

@@ -213,6 +213,25 @@ class Facts:
         return None if init is None else sort_arguments(self.lightning, init, self.intent)
 
     @cached_property
+    def other_arguments(self) -> tuple[str, ...]:
+        """Names whose value in the file is not the one that a saved spec was built with (facts ``contents``, ``spec``).
+
+        A live target is built with the file's own values; a spec from a file may have been built with the defaults.
+        """
+        spec = self.spec
+        if self.rehearsal is not None or spec.init is None or not self.calls_lightning:
+            return ()
+        defaults = {p.name: p.default for p in spec.init.params}
+        return tuple(
+            name
+            for name, value in self.lightning.hyper_parameters
+            if name in defaults
+            and name not in spec.passed
+            and isinstance(value, (int, float, str, bool))
+            and repr(value) != defaults[name]
+        )
+
+    @cached_property
     def attribution(self) -> Attribution:
         """Why keys differ, each explained once (facts ``contents``, ``spec``)."""
         found = attribute(self.keys, self.checkpoint, self.spec)

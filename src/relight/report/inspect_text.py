@@ -210,9 +210,10 @@ def _to_depth(node: Node, depth: int, level: int) -> Iterator[tuple[str, Node, b
 
 
 def _tensors_text(entries: list[TensorEntry], dtypes: Counter[str], devices: list[str]) -> str:
-    shown = [f"{t.key.rpartition('.')[2]} {_one(t, dtypes, devices)}" for t in entries[:4]]
-    if len(entries) > 4:
-        shown.append(f"and {len(entries) - 4} more")
+    room = 4 if len(entries) > 5 else 5  # batch norm has five, and "and 1 more" is no shorter than the fifth
+    shown = [f"{t.key.rpartition('.')[2]} {_one(t, dtypes, devices)}" for t in entries[:room]]
+    if len(entries) > room:
+        shown.append(f"and {len(entries) - room} more")
     return "  ".join(shown)
 
 

@@ -77,11 +77,10 @@ class TruncatedFile(Rule):
             context = []
             whole, lost = len(checkpoint.tensors), len(checkpoint.lost)
             if whole + lost:
-                values = "none of their values" if not whole else f"the values of {whole} of them are whole"
-                context.append(
-                    f"Names and shapes of {describe.tensors(whole + lost)} can still be read; "
-                    + (f"{values} is whole." if not whole else f"{values}.")
+                values = (
+                    "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"
                 )
+                context.append(f"Names and shapes of {describe.tensors(whole + lost)} can still be read, and {values}.")
             yield self.finding(
                 message,
                 cause=cause,

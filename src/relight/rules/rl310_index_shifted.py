@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind
-from relight.facts import describe
+from relight.facts import describe, snippets
 from relight.facts.comparison import load_error
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
@@ -85,7 +85,18 @@ class IndexShifted(Rule):
                     Fix(
                         title=f"Keep the positions of {container}: add new layers behind the old ones, or outside of it.",
                         kind=FixKind.CODE,
-                    )
+                    ),
+                    *(
+                        []
+                        if new
+                        else [
+                            Fix(
+                                title="If the order is the same, rename the keys in a copy; no tensor changes:",
+                                kind=FixKind.FILE,
+                                code=snippets.rewrite_keys(facts, e.pairs),
+                            )
+                        ]
+                    ),
                 ],
                 subjects=[o for o, _ in e.pairs],
                 explains=e.keys,

@@ -109,7 +109,8 @@ def _rebuild(facts: Facts, saved: int, wanted: int) -> list[Fix]:
     names = [n for n, v in facts.lightning.hyper_parameters if v == saved and not isinstance(v, bool)]
     init = facts.spec.init
     taken = [n for n in names if init is None or n in init.names or init.var_keyword]
-    if len(taken) == 1 and facts.calls_lightning:
+    # Without --init the saved value reached the constructor already: passing it again would change nothing.
+    if len(taken) == 1 and facts.calls_lightning and taken[0] in facts.question.init:
         return [
             Fix(
                 title=f"{saved} is right: load with the number that the file was trained with.",

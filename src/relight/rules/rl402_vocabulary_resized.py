@@ -69,7 +69,7 @@ class VocabularyResized(Rule):
             saved, wanted = first.saved[0], first.wanted[0]
             names = [n for n, v in facts.lightning.hyper_parameters if v == saved and not isinstance(v, bool)]
             fixes = []
-            if len(names) == 1 and facts.calls_lightning:
+            if len(names) == 1 and facts.calls_lightning and names[0] in facts.question.init:
                 fixes.append(
                     Fix(
                         title="Load with the vocabulary of the file, and resize the tables afterwards:",

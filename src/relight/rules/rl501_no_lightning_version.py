@@ -99,7 +99,9 @@ class NoLightningVersion(Rule):
             message, cause = _name(kind, view.root_keys)
             where = "" if not facts.checkpoint.state_dict_path else f' under "{facts.checkpoint.state_dict_path}"'
             context = [f"It holds {tensors}{where}."] if facts.checkpoint.tensors else []
-            fixes = [_plain(facts)] if facts.checkpoint.tensors and kind != "module" else []
+            ask = facts.question.command("check") + " --for weights"
+            fixes = [Fix(title="To ask about torch.load and load_state_dict instead:", kind=FixKind.CODE, command=ask)]
+            fixes += [_plain(facts)] if facts.checkpoint.tensors and kind != "module" else []
         yield self.finding(
             message,
             cause=cause,

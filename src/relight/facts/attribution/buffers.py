@@ -21,7 +21,7 @@ def match_buffers(board: Board) -> None:
         last = owner.rpartition(".")[2].lower()
         if leaf in counters:
             groups[("counter", patterns["profiler_counters"]["cause"])].append(key)
-        elif leaf in library:
+        elif leaf in library and (leaf != "num_batches_tracked" or _is_old(board, owner)):
             groups[("library-buffer", library[leaf])].append(key)
         elif leaf in loss["states"] and any(re.search(loss["pattern"], s.lower()) for s in owner.split(".")):
             groups[("loss-buffer", loss["cause"])].append(key)
@@ -33,7 +33,9 @@ def match_buffers(board: Board) -> None:
             groups[("metric-state", metrics["cause"])].append(key)
     for key in board.missing:
         # What the file has more is not known to be a buffer; what the model has more says so itself.
-        if board.params[key].kind == "buffer" and not any(key in keys for keys in groups.values()):
+        owner = key.rpartition(".")[0]
+        new = owner != "" and not _is_old(board, owner)
+        if board.params[key].kind == "buffer" and not new and not any(key in keys for keys in groups.values()):
             groups[("buffer", "buffer-set-changed")].append(key)
     for (kind, cause), keys in groups.items():
         board.add(
@@ -44,6 +46,12 @@ def match_buffers(board: Board) -> None:
                 unexpected=tuple(k for k in keys if k in board.unexpected),
             )
         )
+
+
+def _is_old(board: Board, owner: str) -> bool:
+    """Whether both sides have something of a module: buffers of a layer that is new or gone are part of that layer."""
+    prefix = f"{owner}." if owner else ""
+    return any(k.startswith(prefix) for k in board.entries) and any(k.startswith(prefix) for k in board.params)
 
 
 def _is_metric(board: Board, owner: str) -> bool:

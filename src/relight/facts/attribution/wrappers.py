@@ -13,7 +13,7 @@ def match_wrappers(board: Board) -> None:
     """Segments that a wrapper inserts, anywhere in a key, on either side."""
     wrappers = {w["segment"]: w for w in data.load("key_patterns")["wrappers"]}
     bare_missing: dict[str, list[str]] = defaultdict(list)
-    for key in board.missing:
+    for key in (*board.missing, *board.filled):
         bare_missing[_without(key, wrappers)].append(key)
     pairs: list[tuple[str, str]] = []
     extra: dict[str, None] = {}
@@ -32,7 +32,7 @@ def match_wrappers(board: Board) -> None:
             Explanation(
                 kind="wrapper",
                 cause=cause,
-                missing=tuple(m for _, m in pairs),
+                missing=tuple(m for _, m in pairs if m in board.missing),
                 unexpected=tuple(u for u, _ in pairs),
                 pairs=tuple(pairs),
                 about={
@@ -57,10 +57,8 @@ def match_attribute_prefix(board: Board) -> None:
     """All of one side sits one attribute deeper than the other: ``model.`` in front of every key."""
     if not board.unexpected or not board.missing:
         return
-    for source, other, deeper in (
-        (board.unexpected, board.missing, "file"),
-        (board.missing, board.unexpected, "model"),
-    ):
+    wanted = dict.fromkeys((*board.missing, *board.filled))
+    for source, other, deeper in ((board.unexpected, wanted, "file"), (wanted, board.unexpected, "model")):
         for prefix in _leading(source):
             pairs = []
             for key in source:
@@ -69,12 +67,12 @@ def match_attribute_prefix(board: Board) -> None:
                     if board.fits(old, new):
                         pairs.append((old, new))
             # A prefix is a claim about a whole side; one lucky key would be a rename.
-            if len(pairs) >= 2 and len(pairs) == min(len(board.unexpected), len(board.missing)):
+            if len(pairs) >= 2 and len(pairs) == min(len(board.unexpected), len(wanted)):
                 board.add(
                     Explanation(
                         kind="wrapper",
                         cause="prefix-lightning-attribute",
-                        missing=tuple(n for _, n in pairs),
+                        missing=tuple(n for _, n in pairs if n in board.missing),
                         unexpected=tuple(o for o, _ in pairs),
                         pairs=tuple(pairs),
                         about={
