@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import re
 import threading
@@ -45,7 +46,8 @@ class Ranges(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(self.data)}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # a client that does not want the whole file hangs up
+            self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         pass
