@@ -168,7 +168,9 @@ def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list
         rehearsal = target.rehearsal
         if rehearsal is not None and rehearsal.ok is None:
             out.append(f"{rehearsal.stage} of the class needs real values ({rehearsal.exception}); that was not tried")
-        if target.spec is not None and checkpoint.readable:
+        if target.class_kind == "datamodule":
+            out.append("what a LightningDataModule loads besides its arguments is not compared")
+        elif target.spec is not None and checkpoint.readable:
             if checkpoint.state_dict_path is not None:
                 out.extend(facts.keys.uncertain)
                 if facts.other_arguments:

@@ -80,6 +80,8 @@ def _bytes(count: int) -> str:
 
 def _dtypes(facts: Facts) -> Iterator[str]:
     """Conversions that load_state_dict makes without a word."""
+    if facts.spec.kind == "datamodule":
+        return
     params = {p.key: p for p in facts.spec.params}
     changes: Counter[tuple[str, str]] = Counter()
     for tensor in facts.checkpoint.tensors:

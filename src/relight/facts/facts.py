@@ -200,6 +200,8 @@ class Facts:
         """What ``load_state_dict`` finds (facts ``contents``, ``spec``)."""
         spec = self.spec
         self._need_contents()
+        if spec.kind == "datamodule":
+            raise MissingFact("contents", "a LightningDataModule takes no weights")
         if self.checkpoint.state_dict_path is None:
             raise MissingFact("contents", "nothing in the file looks like a state_dict")
         return keys.compare(self.checkpoint, spec, self.rehearsal)
@@ -210,6 +212,8 @@ class Facts:
         target = self.resolved_target
         init = target.init or (target.spec.init if target.spec is not None else None)
         self._need_contents()
+        if target.class_kind == "datamodule":
+            return None  # it has hyper_parameters of its own, under another key
         return None if init is None else sort_arguments(self.lightning, init, self.intent)
 
     @cached_property

@@ -19,6 +19,7 @@ import ast
 import base64
 import collections
 import contextlib
+import copy
 import difflib
 import gc
 import importlib
@@ -1718,7 +1719,8 @@ class Job(object):
         place = device_context(torch, device)
         with place:
             if isinstance(found, torch.nn.Module):
-                model = found
+                # An instance that the script made has real values; a copy without them takes the rehearsal.
+                model = found if device != "meta" else copy.deepcopy(found).to("meta")
             elif arguments.instantiator is not None:
                 model = arguments.instantiator(found, arguments.kwargs)
             else:
