@@ -987,7 +987,8 @@ def find_object(module, name, problem, names, torch):
         stopped = WATCH.stopped_class
         if len(found) != 1 and stopped is not None and is_lightning(stopped) and not is_library(stopped):
             found = [stopped]  # the script itself says which one it would load
-        if not found:
+        if not found and problem is None and WATCH.stopped_by != "sys.exit":
+            # A script that broke off may not have come to its own class: an imported one is no answer then.
             found = [v for v in spaces.values() if is_lightning(v) and not is_library(v)]
         if not found:
             found = [
