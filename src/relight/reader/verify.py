@@ -202,8 +202,11 @@ def _read(
     left = record.span.length
     inflate = zlib.decompressobj(-15) if record.compressed else None
     crc32 = _crc32()
+    # Deflate makes up to a thousand bytes of one: small pieces keep what a bomb can ask for at once within bounds.
+    step = values.CHUNK if inflate is None else 64 << 10
+    rest = b""
     while left > 0:
-        chunk = work.source.read(record.span.start + record.span.length - left, min(values.CHUNK, left))
+        chunk = work.source.read(record.span.start + record.span.length - left, min(step, left))
         if not chunk:
             work.problems.append(
                 Problem(
@@ -230,10 +233,13 @@ def _read(
             crc = crc32(chunk, crc)
         if hasher is not None:
             hasher.update(chunk)
-        if look and dtype is not None and len(chunk) % item == 0:
-            bad = values.non_finite(chunk, dtype)
+        if look and dtype is not None:
+            run = rest + chunk if rest else chunk
+            end = len(run) - len(run) % item  # inflated pieces end anywhere
+            rest = run[end:]
+            bad = values.non_finite(run[:end] if rest else run, dtype)
             if bad.first >= 0 and first < 0:
-                first = position // item + bad.first
+                first = (position + len(chunk) - len(run)) // item + bad.first
             nan, inf = nan + bad.nan, inf + bad.inf
         position += len(chunk)
     else:

@@ -71,3 +71,18 @@ def test_every_byte_is_read_once(tmp_path: Path) -> None:
 
 def test_a_cut_file_is_not_whole(tmp_path: Path) -> None:
     assert not verify(write(File(keep=0.8), tmp_path / "cut.ckpt")).ok
+
+
+def test_compressed_records_are_inflated_piece_by_piece(tmp_path: Path) -> None:
+    import zipfile
+
+    from relight.reader import open_checkpoint
+
+    plain = a_file(tmp_path)
+    packed = tmp_path / "packed.ckpt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for record in open_checkpoint(plain).records:
+            target.writestr(f"archive/{record.name}", plain.read_bytes()[record.span.start : record.span.end])
+    result = verify(packed, finite=True)
+    assert result.ok
+    assert result.checksums == 6
