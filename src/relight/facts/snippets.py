@@ -28,21 +28,24 @@ def drop_keys(facts: Facts, keys: Sequence[str]) -> str:
 
 
 def _program(facts: Facts, expression: str, *before: str) -> str:
-    question = facts.question
-    safe = facts.blocked is None
+    """A program that replaces the state_dict by an expression of the old one, ``state``."""
     path = facts.checkpoint.state_dict_path
-    name = str(path[0]) if path else ""
-    state = f"ckpt[{literal(name)}]" if name else "ckpt"
-    lines = [
-        "import torch",
-        f'ckpt = torch.load({literal(question.path)}, map_location="cpu", weights_only={safe})'
-        + ("" if safe else _TRUST),
-        f"state = {state}",
-        *before,
-        f"{state} = {expression}",
-        f"torch.save(ckpt, {literal(question.fixed_path())})",
-    ]
-    return "\n".join(lines)
+    state = f"ckpt[{literal(str(path[0]))}]" if path else "ckpt"
+    return _edited(facts, f"state = {state}", *before, f"{state} = {expression}")
+
+
+def _edited(facts: Facts, *lines: str) -> str:
+    """A program that loads the file as ``ckpt``, does what the lines say, and saves it under another name."""
+    safe = facts.blocked is None
+    load = f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
+    return "\n".join(
+        [
+            "import torch",
+            load if safe else load + _TRUST,
+            *lines,
+            f"torch.save(ckpt, {literal(facts.question.fixed_path())})",
+        ]
+    )
 
 
 def _renaming(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
@@ -133,53 +136,19 @@ def set_entry(facts: Facts, key: str, value: object) -> str:
 
 def set_entries(facts: Facts, entries: Mapping[str, object]) -> str:
     """Code that sets top-level entries."""
-    safe = facts.blocked is None
-    return "\n".join(
-        [
-            "import torch",
-            f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
-            + ("" if safe else _TRUST),
-            *(f"ckpt[{literal(key)}] = {literal(value)}" for key, value in entries.items()),
-            f"torch.save(ckpt, {literal(facts.question.fixed_path())})",
-        ]
-    )
+    return _edited(facts, *(f"ckpt[{literal(key)}] = {literal(value)}" for key, value in entries.items()))
 
 
 def drop_hparam(facts: Facts, key: str, name: str) -> str:
     """Code that takes one name out of the hyper_parameters."""
-    safe = facts.blocked is None
-    return "\n".join(
-        [
-            "import torch",
-            f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
-            + ("" if safe else _TRUST),
-            f"del ckpt[{literal(key)}][{literal(name)}]",
-            f"torch.save(ckpt, {literal(facts.question.fixed_path())})",
-        ]
-    )
+    return _edited(facts, f"del ckpt[{literal(key)}][{literal(name)}]")
 
 
 def rename_entry(facts: Facts, old: str, new: str) -> str:
     """Code that moves one top-level entry to another key."""
-    safe = facts.blocked is None
-    return "\n".join(
-        [
-            "import torch",
-            f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
-            + ("" if safe else _TRUST),
-            f"ckpt[{literal(new)}] = ckpt.pop({literal(old)})",
-            f"torch.save(ckpt, {literal(facts.question.fixed_path())})",
-        ]
-    )
+    return _edited(facts, f"ckpt[{literal(new)}] = ckpt.pop({literal(old)})")
 
 
 def namespace_to_dict(facts: Facts) -> str:
     """Code that turns the hyper_parameters from a Namespace into a dict."""
-    return "\n".join(
-        [
-            "import torch",
-            f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only=False)' + _TRUST,
-            'ckpt["hyper_parameters"] = vars(ckpt["hyper_parameters"])',
-            f"torch.save(ckpt, {literal(facts.question.fixed_path())})",
-        ]
-    )
+    return _edited(facts, 'ckpt["hyper_parameters"] = vars(ckpt["hyper_parameters"])')
