@@ -158,11 +158,7 @@ def _called(pickled: Pickled) -> Iterator[str]:
         # What follows a break in some other bytes is no pickle, and its opcodes mean nothing.
         for sighting in pickled.sightings:
             yield sighting.what
-    plain = _PlainNames()
-    for call in pickled.calls:
-        callee = call.callee
-        if callee.__class__ is Global and not plain.unusual(call):
-            continue
+    for call in _to_judge(pickled):
         yield from _unusual(call)
     classes: dict[int, Value] = {}
     for node in pickled.persistents:
@@ -178,31 +174,29 @@ def _is_storage(kind: Global) -> bool:
     return kind.module.partition(".")[0] == "torch" and kind.name.endswith("Storage")
 
 
-class _PlainNames:
-    """Tells the calls that every checkpoint is full of from those that need a look; knows each name once."""
-
-    def __init__(self) -> None:
-        self._plain: dict[int, str] = {}
-
-    def unusual(self, call: Call) -> bool:
-        """Whether there is anything to look at beyond the name."""
+def _to_judge(pickled: Pickled) -> Iterator[Call]:
+    """Calls that need a look: all but the plain tensors and mappings that every checkpoint is full of."""
+    kinds: dict[int, str] = {}  # by the id of a name: each is looked up once
+    for call in pickled.calls:
         callee = call.callee
-        kind = self._plain.get(id(callee))
-        if kind is None:
-            assert isinstance(callee, Global)
-            kind = self._plain[id(callee)] = _kind(callee.full_name)
-        if kind == "tensor":
-            args = call.args
-            return bool(call.pairs or call.items or (len(args) > 5 and _has_parts(args[5])))
-        if kind == "mapping":
-            return bool(call.items or call.has_state)
-        return True
+        if callee.__class__ is Global:
+            kind = kinds.get(id(callee))
+            if kind is None:
+                assert isinstance(callee, Global)
+                kind = kinds[id(callee)] = _kind(callee.full_name)
+            if kind == "tensor":
+                args = call.args
+                if not (call.pairs or call.items or (len(args) > 5 and _has_parts(args[5]))):
+                    continue
+            elif kind == "mapping" and not (call.items or call.has_state):
+                continue
+        yield call
 
 
 def _kind(name: str) -> str:
     if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"):
         return "tensor"
-    return "mapping" if name == "collections.OrderedDict" else ""
+    return "mapping" if name == "collections.OrderedDict" else "other"
 
 
 def _has_parts(hooks: Value) -> bool:
@@ -387,13 +381,7 @@ def _all_known(pickled: Pickled) -> bool:
     """Whether all names of a stream are on the allow-list and are used as their writers use them."""
     if any(role(g.full_name) is None and g.full_name not in _JUDGED_BY_CALL for g in pickled.globals):
         return False
-    plain = _PlainNames()
-    for call in pickled.calls:
-        if call.callee.__class__ is Global and not plain.unusual(call):
-            continue
-        if not _as_written(call):
-            return False
-    return True
+    return all(_as_written(call) for call in _to_judge(pickled))
 
 
 # Not on the allow-list, and fine as long as `dangers` has nothing to say on how they are called.

@@ -31,6 +31,8 @@ class Entry(NamedTuple):
     stored: int
     size: int
     offset: int
+    plain: bytes  # bytes 4 to 28 of a local header that says the same
+    deferred: bytes  # the same, with sizes and checksum left to a descriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ def _end_record64(
 def _entries(directory: bytes, count: int, at: int, problems: list[Problem]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     position = 0
+    left_out = bytes(12)
     unpack = _CENTRAL_HEADER.unpack_from
     for _ in range(count):
         if position + 46 > len(directory) or directory[position : position + 4] != CENTRAL:
@@ -168,7 +171,11 @@ def _entries(directory: bytes, count: int, at: int, problems: list[Problem]) -> 
         if _NARROW in (stored, size, offset):
             extra = directory[body + name_length : body + name_length + extra_length]
             size, stored, offset = _wide(extra, size, stored, offset)
-        entries.append(Entry(raw.decode("utf-8", "replace"), raw, flags, method, crc, stored, size, offset))
+        plain = directory[position + 6 : position + 30]
+        deferred = plain[:10] + left_out + plain[22:]
+        entries.append(
+            Entry(raw.decode("utf-8", "replace"), raw, flags, method, crc, stored, size, offset, plain, deferred)
+        )
         position = body + name_length + extra_length + comment_length
     if position != len(directory):
         message = f"{abs(len(directory) - position):,} bytes of the directory belong to no record"
