@@ -385,7 +385,7 @@ def test_inspect_web_page(relight, demo):
     assert relight.says("inspect", "page.ckpt") == snapshot("""\
 page.ckpt: not readable (html)
   not a checkpoint, 65 B
-  damaged: the file is html, by its first bytes
+  note: the file is html, by its first bytes
 """)
 
 

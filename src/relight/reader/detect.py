@@ -52,12 +52,21 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
     """
     if os.path.isdir(path):
         return read_folder(os.fspath(path), limits, lambda source: read(source, limits=limits))
-    name = os.fspath(path)
-    source: ByteSource = remote.open_url(name) if remote.is_url(name) else LocalSource(path)
+    source = open_source(path)
     try:
         return read(source, limits=limits)
     finally:
         source.close()
+
+
+def open_source(path: str | os.PathLike[str]) -> ByteSource:
+    """The bytes of a file or a URL.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+    name = os.fspath(path)
+    return remote.open_url(name) if remote.is_url(name) else LocalSource(path)
 
 
 def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
+from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
 from relight.core.objects import (
     Global,
     ListNode,
@@ -68,9 +68,12 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
     layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
     yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
     for problem in checkpoint.problems[:8]:
-        kind = "error" if problem.fatal else "warning"
+        kind = "error" if problem.fatal and problem.kind is not ProblemKind.UNSUPPORTED else "warning"
         where = f"{problem.record}: " if problem.record else ""
-        yield from _painted(style, kind, f"{'damaged' if problem.fatal else 'note'}: {where}{problem.message}")
+        # That the thing is a folder, or of another format, is no damage.
+        other = problem.kind in (ProblemKind.UNSUPPORTED, ProblemKind.NOT_A_CHECKPOINT)
+        said = "damaged" if problem.fatal and not other else "note"
+        yield from _painted(style, kind, f"{said}: {where}{problem.message}")
     if not checkpoint.readable and not checkpoint.tensors:
         return
     yield from _hyper_parameters(view, style, everything=everything)

@@ -38,11 +38,13 @@ def render(entry: TensorEntry, s: Statistics, style: Style) -> str:
         style.paint(f"{clean(entry.key)}: {shape(entry.shape)} {entry.dtype}", "bold"),
         f"  storage {entry.storage_id}, offset {entry.offset}, stride {shape(entry.stride)}, {entry.device}",
     ]
+    what = "real and imaginary parts" if entry.dtype.startswith("complex") else "values"
     if s.minimum is None:
-        lines.append(f"  {s.count:,} values, none of them a finite number" if s.count else "  no values")
+        lines.append(f"  {s.count:,} {what}, none of them a finite number" if s.count else "  no values")
     else:
-        lines.append(f"  min {s.minimum:.6g}   max {s.maximum:.6g}   mean {s.mean:.6g}   std {s.std:.6g}")
-        lines.append(f"  {s.count:,} values, {s.zeros:,} zero, {s.nan:,} NaN, {s.inf:,} Inf")
+        named = (("min", s.minimum), ("max", s.maximum), ("mean", s.mean), ("std", s.std))
+        lines.append("  " + "   ".join(f"{n} {'beyond float64' if v is None else f'{v:.6g}'}" for n, v in named))
+        lines.append(f"  {s.count:,} {what}, {s.zeros:,} zero, {s.nan:,} NaN, {s.inf:,} Inf")
     if s.first:
         shown = "  ".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in s.first)
         lines.append(f"  first: {shown}{' ...' if s.count > len(s.first) else ''}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.checkpoint import ProblemKind
-from relight.reader.verify import Verification
+from relight.reader.verify import Verification, damages
 from relight.report.inspect_text import size
 from relight.report.layout import Style, clean, joined, wrapped
 
@@ -26,7 +25,7 @@ def _lines(r: Verification, style: Style) -> Iterator[str]:
     )
     yield f"  {size(r.read)} read{rate}; {checks}"
     for problem in r.problems[:20]:
-        bad = problem.fatal or problem.kind is ProblemKind.CRC_MISMATCH
+        bad = damages(problem)
         where = f"{problem.record}: " if problem.record else ""
         for line in wrapped(f"{'damaged' if bad else 'note'}: {where}{problem.message}", style):
             yield style.paint(line, "error" if bad else "warning")
@@ -42,4 +41,4 @@ def _lines(r: Verification, style: Style) -> Iterator[str]:
 
 
 def _damaged(r: Verification) -> bool:
-    return any(p.fatal or p.kind is ProblemKind.CRC_MISMATCH for p in r.problems)
+    return any(map(damages, r.problems))
