@@ -68,3 +68,9 @@ def groups(
         rest = sum(len(keys) for _, keys in ordered[limit:])
         lines.append(Evidence("...", f"{len(ordered) - limit} more, {tensors(rest)}"))
     return tuple(lines)
+
+
+def what_is_left(whole: int, lost: int) -> str:
+    """What a damaged file still tells: tensors with their values, and tensors without."""
+    values = "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"
+    return f"Names and shapes of {tensors(whole + lost)} can still be read, and {values}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
 from relight.core.objects import Value
@@ -224,6 +225,10 @@ def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limit
         return pickled
     if _zip_behind(source):
         archive = Archive(source, limits)
+        if archive.usable and archive.find("data.pkl") is not None:
+            # torch does not look for it there; whoever cuts off what stands before it gets a checkpoint.
+            found = torch_file.read_zip(source, archive, limits)
+            return replace(found, pickles=(*found.pickles, *pickled.pickles))
         finder = Finder(limits)
         finder.records(archive, (*archive.records.values(), *archive.doubles))
         pickles = (*pickled.pickles, *finder.collect())

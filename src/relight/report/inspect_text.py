@@ -74,7 +74,7 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         other = problem.kind in (ProblemKind.UNSUPPORTED, ProblemKind.NOT_A_CHECKPOINT)
         said = "damaged" if problem.fatal and not other else "note"
         yield from _painted(style, kind, f"{said}: {where}{problem.message}")
-    if not checkpoint.readable and not checkpoint.tensors:
+    if not checkpoint.readable and not checkpoint.tensors and not checkpoint.lost:
         return
     yield from _hyper_parameters(view, style, everything=everything)
     yield from _state_dict(checkpoint, style, everything=everything)
@@ -135,8 +135,8 @@ def _hyper_parameters(view: LightningView, style: Style, *, everything: bool) ->
 
 
 def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
-    entries = checkpoint.tensors
-    if checkpoint.state_dict_path is None:
+    entries = (*checkpoint.tensors, *checkpoint.lost)
+    if checkpoint.state_dict_path is None and not entries:
         yield from _section(style, "state_dict", "nothing in the file looks like one")
         return
     values = sum(t.numel for t in entries)
@@ -144,10 +144,15 @@ def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> It
     nbytes = sum(s.nbytes for s in checkpoint.storages.values() if s.id in storages)
     dtypes = Counter(t.dtype for t in entries)
     devices = list(dict.fromkeys(t.device for t in entries))
-    facts = [tensors(len(entries)), f"{values:,} values", size(nbytes), some([d for d, _ in dtypes.most_common()], 3)]
+    lost = len(checkpoint.lost)
+    known = tensors(len(entries))
+    if lost:
+        known += " without values" if lost == len(entries) else f" ({lost:,} without values)"
+    facts = [known, f"{values:,} values", size(nbytes), some([d for d, _ in dtypes.most_common()], 3)]
     if devices:
         facts.append(some(devices, 3))
-    title = "state_dict" if str(checkpoint.state_dict_path) in ("state_dict", "$") else str(checkpoint.state_dict_path)
+    path = checkpoint.state_dict_path
+    title = "state_dict" if path is None or str(path) in ("state_dict", "$") else str(path)
     yield from _section(style, title, ", ".join(f for f in facts if f))
     root = tree(entries)
     rows = list(_rows(root if everything else folded(root), dtypes, devices, 0))

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from broken_facts import answers
 from corpus_facts import compare, sidecars
 
 CORPUS = Path(__file__).parents[2] / "corpus"
 BESIDE = list(sidecars(CORPUS / "checkpoints"))
 EXPECTED = json.loads((CORPUS / "reader" / "expected.json").read_text())
+BROKEN = json.loads((CORPUS / "reader" / "broken.json").read_text())
 
 
 @pytest.mark.parametrize("path, truth", [pytest.param(p, t, id=f"{p.parent.name}-{p.stem}") for p, t in BESIDE])
@@ -51,3 +53,10 @@ def test_the_script_over_a_folder(tmp_path):
     assert f"{len(BESIDE)} of {len(BESIDE)} agree" in done.stdout
     empty = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False, timeout=60)
     assert empty.returncode == 2
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_said_of_a_broken_file(name):
+    path = CORPUS / "reader" / "broken" / name
+    for question, answer, right in answers(path, None, BROKEN[name]):
+        assert answer in right, question
