@@ -58,6 +58,8 @@ def tensor_statistics(path: str | os.PathLike[str], key: str) -> tuple[TensorEnt
 
     checkpoint = open_checkpoint(path)
     entry = next((t for t in checkpoint.tensors if t.key == key), None)
+    if entry is None and key in checkpoint.refused:
+        raise UsageError(f"the values of {key} cannot be given out: {checkpoint.refused[key]}")
     if entry is None:
         import difflib
 

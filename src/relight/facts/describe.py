@@ -17,7 +17,12 @@ def shape(sizes: Sequence[int]) -> str:
 
 def tensors(count: int) -> str:
     """``1 tensor``, ``2 tensors``."""
-    return f"{count:,} tensor{'' if count == 1 else 's'}"
+    return counted(count, "tensor")
+
+
+def counted(count: int, word: str) -> str:
+    """``1 value``, ``2 values``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:

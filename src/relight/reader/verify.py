@@ -19,6 +19,7 @@ from relight.reader.remote import is_url
 from relight.reader.source import ByteSource, LocalSource
 
 _SHARDS = ".distcp"  # many archives, one behind the other: no file by itself
+_KNOWN_FOLDERS = ("dcp", "deepspeed", "sharded-index")
 _NOT_BY_THEMSELVES = (_SHARDS, ".metadata", ".json", ".txt", ".md", ".py", ".yaml", ".yml", "latest")
 
 
@@ -70,7 +71,13 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and nothing that was looked for was found."""
-        return not any(map(damages, self.problems)) and not self.non_finite
+        return not any(map(damages, self.problems)) and not self.foreign and not self.non_finite
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the thing is no checkpoint at all, but a whole file of something else, or any folder."""
+        kinds = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
+        return not self.records and any(p.kind in kinds and p.what not in _KNOWN_FOLDERS for p in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``relight/verify/1``."""
@@ -184,8 +191,9 @@ def verify(
 
 
 def damages(problem: Problem) -> bool:
-    """Whether a problem means that bytes are wrong; that a thing is a folder means nothing of the kind."""
-    return (problem.fatal and problem.kind is not ProblemKind.UNSUPPORTED) or problem.kind is ProblemKind.CRC_MISMATCH
+    """Whether a problem means that bytes are wrong; that a thing is a folder, or a web page, is something else."""
+    other = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
+    return (problem.fatal and problem.kind not in other) or problem.kind is ProblemKind.CRC_MISMATCH
 
 
 def _folder(checkpoint: Checkpoint, parts: list[tuple[str, Verification]], *, seconds: float) -> Verification:

@@ -15,11 +15,11 @@ from relight.core.objects import (
 from relight.core.safety import Safety
 from relight.facts import safety
 from relight.facts.brief import brief
-from relight.facts.describe import shape, some, tensors
+from relight.facts.describe import counted, shape, some, tensors
 from relight.facts.lightning import LightningView
 from relight.facts.producer import producer
 from relight.facts.tree import Node, folded, tree
-from relight.report.layout import Style, clean, joined, shortened, wrapped
+from relight.report.layout import Style, in_line, joined, shortened, wrapped
 
 _ROWS = 30
 _LAYOUTS = {
@@ -29,6 +29,9 @@ _LAYOUTS = {
     Layout.PICKLE: "a plain pickle",
     Layout.TORCHSCRIPT: "TorchScript",
     Layout.SAFETENSORS: "safetensors",
+    Layout.SHARDED: "shards with an index",
+    Layout.DCP: "torch.distributed.checkpoint",
+    Layout.DEEPSPEED: "DeepSpeed",
     Layout.DIRECTORY: "a folder",
     Layout.NOT_A_CHECKPOINT: "not a checkpoint",
 }
@@ -59,12 +62,12 @@ def render_keys(checkpoint: Checkpoint, style: Style, *, listed: bool) -> str:
     if not rows:
         return "no such key\n" if listed else "no tensors\n"
     width = min(max(len(name) for name, _ in rows), max(style.width - 30, 40))
-    return joined(f"{clean(name).ljust(width)}  {text}" for name, text in rows)
+    return joined(f"{in_line(name).ljust(width)}  {text}" for name, text in rows)
 
 
 def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
     view = LightningView(checkpoint)
-    yield style.paint(f"{clean(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
+    yield style.paint(f"{in_line(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
     layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
     yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
     for problem in checkpoint.problems[:8]:
@@ -97,7 +100,7 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
         "training-state": "a training state (not of Lightning)",
         "module": "a whole pickled object",
     }.get(view.kind, "a pickled object")
-    if checkpoint.layout is Layout.SAFETENSORS:
+    if checkpoint.layout in (Layout.SAFETENSORS, Layout.SHARDED):
         kind = "weights"
     parts = [kind]
     if view.epoch is not None:
@@ -125,11 +128,11 @@ def _hyper_parameters(view: LightningView, style: Style, *, everything: bool) ->
             yield from _section(style, "hyper_parameters", "none saved")
         return
     yield from _section(style, "hyper_parameters", str(len(items)))
-    width = min(max(len(clean(n)) for n, _ in items), 28)
+    width = min(max(len(in_line(n)) for n, _ in items), 28)
     limit = len(items) if everything else 20
     for name, value in items[:limit]:
         text = shortened(brief(value), max(style.width - width - 4, 20))
-        yield f"  {clean(name).ljust(width)}  {text}"
+        yield f"  {shortened(in_line(name), width).ljust(width)}  {text}"
     if len(items) > limit:
         yield f"  ... {len(items) - limit} more (--all)"
 
@@ -148,7 +151,12 @@ def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> It
     known = tensors(len(entries))
     if lost:
         known += " without values" if lost == len(entries) else f" ({lost:,} without values)"
-    facts = [known, f"{values:,} values", size(nbytes), some([d for d, _ in dtypes.most_common()], 3)]
+    facts = [
+        known,
+        counted(values, "value"),
+        size(nbytes) if nbytes or not values else "",
+        some([d for d, _ in dtypes.most_common()], 3),
+    ]
     if devices:
         facts.append(some(devices, 3))
     path = checkpoint.state_dict_path
@@ -160,12 +168,12 @@ def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> It
         rows = list(_collapsed(folded(root), dtypes, devices, _ROWS))
     width = min(max((len(name) for name, _ in rows), default=0), 40)
     for name, text in rows:
-        yield f"  {clean(name).ljust(width)}  {text}".rstrip()
+        yield f"  {in_line(name).ljust(width)}  {text}".rstrip()
     if not everything and any(text.startswith("...") or "(--all)" in text for _, text in rows):
         yield "  every tensor: --all"
     yield from _shared(checkpoint)
     if checkpoint.extra_keys:
-        yield f"  no tensors: {clean(some(checkpoint.extra_keys))}"
+        yield f"  no tensors: {in_line(some(checkpoint.extra_keys))}"
 
 
 def _rows(node: Node, dtypes: Counter[str], devices: list[str], depth: int) -> Iterator[tuple[str, str]]:
@@ -242,7 +250,7 @@ def _shared(checkpoint: Checkpoint) -> Iterator[str]:
             groups.setdefault(t.storage_id, []).append(t.key)
     several = [keys for keys in groups.values() if len(keys) > 1]
     for keys in several[:3]:
-        yield f"  one storage: {clean(some(keys))}"
+        yield f"  one storage: {in_line(some(keys))}"
     if len(several) > 3:
         yield f"  ... and {len(several) - 3} more shared storages"
 
@@ -294,7 +302,10 @@ def _names(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         return
     verdict = safety.safety(checkpoint)
     by_role: dict[str, list[str]] = {}
-    for g in checkpoint.globals:
+    # Those of other streams, too: pickles in byte strings, the files of a folder.
+    streams = (checkpoint.globals, *(p.globals for p in checkpoint.pickles))
+    names = {g.full_name: g for stream in streams for g in stream}
+    for g in names.values():
         role = "dangerous" if safety.is_dangerous(g.full_name) else safety.role(g.full_name) or "unknown"
         by_role.setdefault(role, []).append(g.full_name)
     told = {
@@ -304,7 +315,7 @@ def _names(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         Safety.LIMIT: "the file reaches a limit: nothing can be vouched for",
         Safety.UNKNOWN: "not all of them known",
     }[verdict]
-    yield from _section(style, "names in the pickle", f"{len(checkpoint.globals)}, {told}")
+    yield from _section(style, "names in the pickle", f"{len(names)}, {told}")
     width = max((len(r) for r in by_role), default=0)
     for role in ("dangerous", "unknown", "config", "callback-state", "container", "rebuild", "storage", "constant"):
         listed = by_role.get(role)

@@ -12,6 +12,9 @@ import pytest
 from broken_facts import answers
 from corpus_facts import compare, sidecars
 
+from relight import check
+from relight.reader import open_checkpoint
+
 CORPUS = Path(__file__).parents[2] / "corpus"
 BESIDE = list(sidecars(CORPUS / "checkpoints"))
 EXPECTED = json.loads((CORPUS / "reader" / "expected.json").read_text())
@@ -60,3 +63,15 @@ def test_what_is_said_of_a_broken_file(name):
     path = CORPUS / "reader" / "broken" / name
     for question, answer, right in answers(path, None, BROKEN[name]):
         assert answer in right, question
+
+
+def test_the_command_for_bytes_in_front_gives_a_checkpoint(tmp_path):
+    path = tmp_path / "it's.ckpt"
+    path.write_bytes((CORPUS / "reader" / "broken" / "leading_garbage.ckpt").read_bytes())
+    (finding,) = check(path).findings
+    command = finding.fixes[0].command
+    assert command is not None
+    subprocess.run(command, shell=True, check=True)
+    fixed = open_checkpoint(tmp_path / "it's.fixed.ckpt")
+    assert not fixed.problems
+    assert len(fixed.tensors) == 4
