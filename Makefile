@@ -9,7 +9,7 @@ SOURCES := src tests scripts benchmarks
 PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts docs new-rule bench fuzz clean
+.PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ new-rule: $(VENV)/dev-installed  ## Start a rule: make new-rule CODE=RL312 NAME=
 
 bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute or two).
 	$(BIN)/python benchmarks/inspect_cost.py
+
+corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
+	$(BIN)/python scripts/check_corpus.py '$(CORPUS)'
 
 clean:  ## Remove what was built.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

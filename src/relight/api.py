@@ -49,26 +49,30 @@ def tensor_statistics(path: str | os.PathLike[str], key: str) -> tuple[TensorEnt
 
     Raises:
         SourceError: The path cannot be opened.
-        UsageError: There is no such key, or its values are not plainly in the file.
+        UsageError: There is no such key, or its values are not plainly in the file, or the path is no file.
     """
     from relight.core.errors import UsageError
     from relight.reader import open_checkpoint
-    from relight.reader.source import LocalSource
+    from relight.reader.detect import open_source
     from relight.reader.values import statistics
 
     checkpoint = open_checkpoint(path)
     entry = next((t for t in checkpoint.tensors if t.key == key), None)
+    if entry is None and key in checkpoint.refused:
+        raise UsageError(f"the values of {key} cannot be given out: {checkpoint.refused[key]}")
     if entry is None:
         import difflib
 
         close = difflib.get_close_matches(key, [t.key for t in checkpoint.tensors], n=3)
         raise UsageError(f"{os.fspath(path)} has no tensor {key!r}", f"Close: {', '.join(close)}" if close else None)
     storage = checkpoint.storages.get(entry.storage_id or "")
-    source = LocalSource(path)
+    if os.path.isdir(path):
+        raise UsageError(f"{os.fspath(path)} is a folder: values are read from files", "Name the file with the tensor.")
+    source = open_source(path)
     try:
         if storage is None:
             raise ValueError(f"the values of {key} are not plainly in the file")
-        return entry, statistics(source, entry, storage)
+        return entry, statistics(source, entry, storage, little=checkpoint.little_endian)
     except ValueError as error:
         raise UsageError(str(error)) from None
     finally:
@@ -168,7 +172,7 @@ def verify(
     """Read every byte once and compare checksums; torch.load does not.
 
     Args:
-        path: A file.
+        path: A file, or a folder: then its files one by one.
         finite: Also look for NaN and Inf.
         digest: Also compute sha256 of every record and of the file.
         progress: Called with the number of bytes read since the last call.
@@ -178,6 +182,7 @@ def verify(
 
     Raises:
         SourceError: The file cannot be opened or read.
+        UsageError: The path is a URL.
     """
     from relight.reader import verify as verifying
 

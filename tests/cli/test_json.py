@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import shutil
+import struct
 from dataclasses import replace
 
 import jsonschema
@@ -15,13 +18,13 @@ from relight.cli.app import _COMMANDS
 from relight.cli.demo import CASES
 from relight.core.target import ModelSpec
 from relight.report import inspect_json
-from relight.rulekit import Fires
+from relight.rulekit import File, Fires, Tensor
 from relight.rulekit.registry import all_rules
-from relight.testing import facts_of
+from relight.testing import facts_of, write
 from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
-NAMES = ("check", "inspect", "rules", "spec")
+NAMES = ("check", "diff", "inspect", "rule", "rules", "spec", "tensor", "verify")
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
 
@@ -184,6 +187,102 @@ def test_explain(relight):
     assert {e["fires"] for e in data["examples"]} == {True, False}
 
 
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda r: r.code)
+def test_explain_of_every_rule(relight, rule):
+    assert valid("rule", json.loads(relight.says("explain", rule.name, "--format", "json"))) == []
+
+
+# ---------------------------------------------------------------- inspect --tensor, diff, verify
+
+ODD = File(
+    tensors={
+        "w": (2, 3), "none": (0, 3), "big": Tensor((2,), "float64"), "n": Tensor((), "int64"),
+        "z": Tensor((2,), "complex64"), "b": Tensor((3,), "bool"),
+    }
+)  # fmt: skip
+
+
+@pytest.fixture
+def odd(demo):
+    """A file with NaN, Inf, and numbers whose sum no float holds."""
+    path = write(ODD, demo / "odd.ckpt")
+    poke(path, "w", struct.pack("<3f", math.nan, -math.inf, 2.0))
+    poke(path, "big", struct.pack("<2d", 1.7e308, 1.7e308))
+    return path
+
+
+def poke(path, key, data):
+    checkpoint = package.inspect(path)
+    tensor = next(t for t in checkpoint.tensors if t.key == key)
+    start = checkpoint.storages[tensor.storage_id].span.start
+    raw = bytearray(path.read_bytes())
+    raw[start : start + len(data)] = data
+    path.write_bytes(raw)
+
+
+def strictly(text):
+    """JSON without NaN and Infinity, which it does not have and Python writes."""
+    return json.loads(text, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("key", ODD.tensors)
+def test_tensor(relight, odd, key):
+    data = strictly(relight.says("inspect", "odd.ckpt", "--tensor", key, "--format", "json"))
+    assert valid("tensor", data) == []
+    assert (data["key"], math.prod(data["shape"]) * (2 if key == "z" else 1)) == (key, data["statistics"]["count"])
+
+
+def test_tensor_says_what_is_no_number(relight, odd):
+    told = strictly(relight.says("inspect", "odd.ckpt", "--tensor", "w", "--format", "json"))["statistics"]
+    assert (told["nan"], told["inf"], told["first"][:3]) == (1, 1, ["nan", "-inf", 2.0])
+    told = strictly(relight.says("inspect", "odd.ckpt", "--tensor", "big", "--format", "json"))["statistics"]
+    assert (told["minimum"], told["maximum"], told["mean"], told["std"]) == (1.7e308, 1.7e308, None, None)
+    assert "mean beyond float64" in relight.says("inspect", "odd.ckpt", "--tensor", "big")
+
+
+@pytest.mark.parametrize("values", [(), ("--values",)], ids=["described", "values"])
+@pytest.mark.parametrize("file", [*FILES, "odd.ckpt"])
+def test_diff(relight, odd, file, values):
+    answer = relight("diff", "trained.ckpt", file, *values, "--format", "json")
+    data = strictly(answer.out)
+    assert valid("diff", data) == []
+    assert data == package.diff("trained.ckpt", file, values=bool(values)).to_dict()
+    assert data["equal"] is (answer.status == 0) is (file == "trained.ckpt")
+    assert (data["values"] is None) is not bool(values)
+
+
+def test_diff_of_values_that_no_float_holds(relight, odd, demo):
+    shutil.copy(odd, demo / "other.ckpt")
+    poke(demo / "other.ckpt", "big", struct.pack("<2d", -1.7e308, 1.0))
+    poke(demo / "other.ckpt", "z", struct.pack("<4f", 9, 9, 9, 9))
+    data = strictly(relight("diff", "odd.ckpt", "other.ckpt", "--values", "--format", "json").out)
+    assert valid("diff", data) == []
+    told = {v["key"]: (v["differing"], v["numel"], v["largest"]) for v in data["values"]}
+    assert told["big"] == (2, 2, None)
+    assert told["z"][:2] == (2, 2)  # elements, not their parts
+
+
+@pytest.mark.parametrize("options", [(), ("--finite",), ("--digest",), ("--finite", "--digest")], ids="".join)
+@pytest.mark.parametrize("file", [*FILES, "odd.ckpt"])
+def test_verify(relight, odd, file, options):
+    answer = relight("verify", file, *options, "--format", "json")
+    data = strictly(answer.out)
+    assert valid("verify", data) == []
+    assert data["ok"] is (answer.status == 0)
+    assert (data["non_finite"] is None) is ("--finite" not in options)
+    assert (data["digests"] is None) is ("--digest" not in options)
+    if "--finite" in options and file == "odd.ckpt":
+        assert [(t["key"], t["nan"], t["inf"]) for t in data["non_finite"]] == [("w", 1, 1)]
+
+
+@pytest.mark.parametrize("content", [b"", b"<html></html>", bytes(4000), b"PK\x03\x04", b"\x80\x02}."])
+def test_verify_and_diff_of_anything(relight, demo, content):
+    (demo / "x.ckpt").write_bytes(content)
+    assert valid("verify", strictly(relight("verify", "x.ckpt", "--finite", "--format", "json").out)) == []
+    for files in (("x.ckpt", "trained.ckpt"), ("trained.ckpt", "x.ckpt"), ("x.ckpt", "x.ckpt")):
+        assert valid("diff", strictly(relight("diff", *files, "--values", "--format", "json").out)) == []
+
+
 # ---------------------------------------------------------------- the schemas can say no
 
 
@@ -194,6 +293,10 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
         "inspect": lambda: relight("inspect", "trained.ckpt", "--format", "json").out,
         "spec": lambda: (DEMO / "trained.spec.json").read_text(),
         "rules": lambda: relight("rules", "--format", "json").out,
+        "rule": lambda: relight("explain", "layer-added", "--format", "json").out,
+        "diff": lambda: relight("diff", "trained.ckpt", "classic.ckpt", "--values", "--format", "json").out,
+        "verify": lambda: relight("verify", "trained.ckpt", "--finite", "--digest", "--format", "json").out,
+        "tensor": lambda: relight("inspect", "trained.ckpt", "--tensor", "body.0.weight", "--format", "json").out,
     }[name]()
     whole = json.loads(text)
     assert valid(name, whole) == []
@@ -206,7 +309,7 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
 
 
 def test_every_command_with_json_is_known():
-    """A command that gets ``--format json`` gets a schema, or is named here."""
+    """A command that gets ``--format json`` gets a schema."""
     from click import Context
 
     from relight.cli.app import relight as group
@@ -218,4 +321,4 @@ def test_every_command_with_json_is_known():
         for option in group.get_command(context, name).params
         if option.name == "format_" and "json" in option.type.choices
     }
-    assert with_json - set(NAMES) == {"diff", "verify", "explain"}
+    assert with_json - set(NAMES) == {"explain"}  # its answer is a relight/rule/1

@@ -8,7 +8,9 @@ import pytest
 from inline_snapshot import snapshot
 
 from relight.cli.app import _COMMANDS
+from relight.rulekit import File
 from relight.rulekit.registry import all_rules
+from relight.testing import write
 
 # ---------------------------------------------------------------- check
 
@@ -385,7 +387,7 @@ def test_inspect_web_page(relight, demo):
     assert relight.says("inspect", "page.ckpt") == snapshot("""\
 page.ckpt: not readable (html)
   not a checkpoint, 65 B
-  damaged: the file is html, by its first bytes
+  note: the file is html, by its first bytes
 """)
 
 
@@ -455,7 +457,7 @@ def test_rules(relight):
 def test_diff(relight):
     assert relight.finds("diff", "trained.ckpt", "gpu.ckpt") == snapshot("""\
 trained.ckpt -> gpu.ckpt: different
-  0 tensors with the same name, shape and dtype; values not compared (--values)
+  no tensor with the same name, shape, dtype and device
 
 changed: 6 tensors
   body.0.weight  [8, 4] float32 -> [8, 4] float32 on cuda:0
@@ -470,7 +472,7 @@ changed: 6 tensors
 def test_diff_with_itself(relight):
     assert relight.says("diff", "trained.ckpt", "trained.ckpt", "--values") == snapshot("""\
 trained.ckpt -> trained.ckpt: no difference
-  6 tensors with the same name, shape and dtype; 6 bit-equal
+  6 tensors with the same name, shape, dtype and device; 6 bit-equal
 """)
 
 
@@ -793,3 +795,103 @@ Try 'relight check --help' for help.
 
 Error: --env and --python both say where; give one of them
 """)
+
+
+# ---------------------------------------------------------------- odd things
+
+
+def test_names_that_a_file_chooses_stay_on_their_line(relight, demo):
+    write(File(tensors={"a\nb\x1b[31m": (2,)}, hparams={"k" * 90: 1}), demo / "odd.ckpt")
+    assert relight.says("inspect", "odd.ckpt") == snapshot("""\
+odd.ckpt: Lightning 2.6.6 checkpoint
+  torch zip, 910 B; written by torch 2.1 or newer
+
+hyper_parameters  1
+  kkkkkkkkkkkkkkkkkkkkkkkk ...  1
+
+state_dict  1 tensor, 2 values, 8 B, float32, cpu
+  a\\nb\\x1b[31m  [2]
+
+names in the pickle  3, all known to be harmless
+""")
+    assert relight.finds("diff", "trained.ckpt", "odd.ckpt") == snapshot("""\
+trained.ckpt -> odd.ckpt: different
+  no tensor with the same name, shape, dtype and device
+  epoch: 2 -> -
+  global_step: 8 -> -
+  optimizers: ['Adam'] -> -
+
+hyper_parameters
+  width                         8 -> -
+  classes                       3 -> -
+  kkkkkkkkkkkkkkkkkkkkkkkk ...  - -> 1
+
+only in the first: 6 tensors
+  - body.0  weight [8, 4]  bias [8]
+  - body.2  weight [8, 8]  bias [8]
+  - head  weight [3, 8]  bias [3]
+
+only in the second: 1 tensor
+  + a\\nb\\x1b[31m [2]
+""")
+
+
+def test_verify_what_is_no_checkpoint(relight, demo):
+    (demo / "page.ckpt").write_text("<!doctype html><html></html>")
+    assert relight.finds("verify", "page.ckpt") == snapshot("""\
+page.ckpt: not a checkpoint, nothing to compare
+  the file is html, by its first bytes
+""")
+    (demo / "nothing").mkdir()
+    assert relight.finds("verify", "nothing") == snapshot("""\
+nothing: not a checkpoint, nothing to compare
+  a folder with 0 files
+""")
+    (demo / "empty.ckpt").write_bytes(b"")
+    assert relight.finds("verify", "empty.ckpt") == snapshot("""\
+empty.ckpt: NOT whole
+  damaged: the file has no bytes
+""")
+
+
+def test_inspect_and_verify_a_folder(relight, demo):
+    write(File(raw=True), demo / "one.pt")
+    (demo / "shards").mkdir()
+    (demo / "one.pt").rename(demo / "shards" / "one.pt")
+    (demo / "shards" / "model.index.json").write_text('{"weight_map": {"net.weight": "one.pt", "net.bias": "one.pt"}}')
+    assert relight.says("inspect", "shards") == snapshot("""\
+shards: weights
+  shards with an index, 1.1 KB
+  note: a folder with 2 files
+
+state_dict  2 tensors, 8 values, 32 B, float32, cpu
+  net  weight [2, 3]  bias [2]
+
+names in the pickle  3, all known to be harmless
+""")
+    assert relight.says("verify", "shards") == snapshot("""\
+shards: whole
+  354 B read; 5 of 5 records have a checksum, and it was compared
+  note: a folder with 2 files
+""")
+
+
+def test_tensor_without_values(relight, demo):
+    write(File(tensors={"a": (64, 64), "b": (3,)}, keep=0.6), demo / "cut.ckpt")
+    assert relight.says("inspect", "cut.ckpt") == snapshot("""\
+cut.ckpt: Lightning 2.6.6 checkpoint
+  torch zip, 10.4 KB; written by torch 2.1 or newer
+  damaged: the archive has no end record in its 10,450 bytes: it was cut off; 0
+  of 2 storages are whole, and with them 0 of 2 tensors
+
+hyper_parameters  none saved
+
+state_dict  2 tensors without values, 4,099 values, 16.4 KB, float32, cpu
+  a  [64, 64]
+  b  [3]
+
+names in the pickle  3, the file is damaged: nothing can be vouched for
+""")
+    assert relight.refuses("inspect", "cut.ckpt", "--tensor", "b") == snapshot(
+        "relight: the values of b cannot be given out: the file ends before the end of its storage\n"
+    )

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle  # noqa: TID251 (the standard pickler writes the honest input)
 import sys
+import tempfile
+import time
+import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +22,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from relight.core.checkpoint import Checkpoint
+from relight.core.checkpoint import Checkpoint, Layout, ProblemKind
 from relight.core.objects import Call, DictNode, ListNode, SetNode, Value, mapping_pairs
-from relight.reader.detect import read
+from relight.core.target import Environment
+from relight.engine.diagnose import diagnose
+from relight.facts.facts import Facts
+from relight.facts.question import Question
+from relight.reader.detect import open_checkpoint, read
+from relight.reader.limits import Limits
 from relight.reader.pickle_vm import decode
 from relight.reader.source import MemorySource
-from relight.rulekit import File
+from relight.report import inspect_json, inspect_text, text
+from relight.report.layout import Style
+from relight.rulekit import File, Model
+from relight.rulekit.registry import all_rules
+from relight.testing.harness import target_of
 from relight.testing.recipes import contents
 
 CORPUS = Path(__file__).parents[1] / "corpus" / "reader"
@@ -94,6 +108,17 @@ def test_honest_objects_are_described_as_they_are(value: object, protocol: int) 
     assert not decoded.problems
     assert decoded.stream.end == len(data)
     assert rebuilt(decoded.value) == value
+
+
+@few(60)
+@given(inner=graphs, protocol=st.integers(0, 5), times=st.integers(2, 4))
+def test_what_is_used_twice_is_one_object(inner: object, protocol: int, times: int) -> None:
+    box = [inner]
+    data = pickle.dumps([box] * times, protocol)
+    decoded = decode(data)
+    assert rebuilt(decoded.value) == pickle.loads(data)
+    assert isinstance(decoded.value, ListNode)
+    assert len({id(item) for item in decoded.value.items}) == 1
 
 
 @few(60)
@@ -170,11 +195,19 @@ def sound(checkpoint: Checkpoint, size: int) -> None:
         assert p.message
 
 
-def read_watched(data: bytes) -> None:
+_SECONDS = 10.0  # files of a few kilobytes take milliseconds: this is what a busy machine may add
+
+
+def read_watched(data: bytes) -> Checkpoint:
     source = MemorySource(data)
+    began = time.perf_counter()
     with watched():
         checkpoint = read(source)
+    assert time.perf_counter() - began < _SECONDS
+    # Each byte is read a few times at most: to tell what it is, to follow it, to compare its checksum.
+    assert source.bytes_read <= 40 * len(data) + (1 << 16)
     sound(checkpoint, len(data))
+    return checkpoint
 
 
 @st.composite
@@ -182,11 +215,16 @@ def mutated(draw: st.DrawFn) -> bytes:
     """A real file with a few bytes changed, a part removed, repeated, or moved."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 4))):
-        kind = draw(st.sampled_from(("byte", "byte", "byte", "number", "cut", "drop", "repeat", "insert")))
+        kind = draw(st.sampled_from(("byte", "byte", "bit", "number", "cut", "drop", "repeat", "insert", "splice")))
         at = draw(st.integers(0, max(len(data) - 1, 0)))
         length = draw(st.integers(1, 64))
         if kind == "byte" and data:
             data[at] = draw(st.integers(0, 255))
+        elif kind == "bit" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "splice":  # the front of one file, the end of another
+            other = draw(st.sampled_from(SEEDS))
+            data[at:] = other[draw(st.integers(0, max(len(other) - 1, 0))) :]
         elif kind == "number":
             data[at : at + 4] = draw(st.sampled_from((b"\xff" * 4, bytes(4), b"\0\0\0\x80", b"\xfe\xff\xff\x7f")))
         elif kind == "cut":
@@ -231,6 +269,130 @@ def test_any_opcodes_make_the_machine_neither_raise_nor_act(parts: list[bytes]) 
     with watched():
         decoded = decode(data)
     assert (decoded.stream.end is None) == bool(decoded.problems)
+
+
+def zipped(program: bytes) -> bytes:
+    """A torch archive around a pickle, with one storage."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, content in (
+            ("data.pkl", program),
+            ("byteorder", b"little"),
+            ("data/0", bytes(64)),
+            ("version", b"3"),
+        ):
+            archive.writestr(f"archive/{name}", content)
+    return out.getvalue()
+
+
+def stacked(program: bytes) -> bytes:
+    """The layout before 1.6 around a pickle."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}})
+    return b"".join(pickle.dumps(part, 2) for part in head) + program + pickle.dumps(["0"], 2) + bytes(72)
+
+
+@few(200)
+@given(parts=st.lists(opcodes, max_size=60), around=st.sampled_from((zipped, stacked, bytes)))
+def test_random_programs_in_a_file(parts: list[bytes], around: Callable[[bytes], bytes]) -> None:
+    read_watched(around(b"\x80\x02" + b"".join(parts) + b"."))
+
+
+# Programs that are valid: every value that is pushed is used, names and calls and storages among them.
+names = st.sampled_from(
+    [b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+     b"ctorch\nFloatStorage\n", b"ctorch.serialization\nload\n", b"cnumpy\ndtype\n"]
+)  # fmt: skip
+texts = st.text(max_size=12).map(str.encode).map(lambda b: b"X" + len(b).to_bytes(4, "little") + b)
+numbers = st.integers(-(2**31), 2**31 - 1).map(lambda i: b"J" + i.to_bytes(4, "little", signed=True))
+programs = st.recursive(
+    st.one_of(st.sampled_from([b"N", b"\x88", b"\x89", b")", b"]", b"}"]), names, texts, numbers),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4).map(lambda items: b"(" + b"".join(items) + b"t"),
+        st.lists(inner, max_size=4).map(lambda items: b"](" + b"".join(items) + b"e"),
+        st.lists(st.tuples(inner, inner), max_size=4).map(lambda p: b"}(" + b"".join(k + v for k, v in p) + b"u"),
+        st.tuples(names, st.lists(inner, max_size=4)).map(lambda c: c[0] + b"(" + b"".join(c[1]) + b"tR"),
+        st.tuples(names, inner, inner).map(lambda c: c[0] + b")R" + c[1] + c[2].join((b"(", b"t")) + b"b"),
+        inner.map(lambda pid: b"(" + pid + b"tQ"),
+        st.lists(numbers, min_size=2, max_size=4).map(
+            lambda n: (
+                b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0000X\x03\0\0"
+                b"\0cpu" + n[0] + b"tQ" + n[1] + b"(" + b"".join(n[2:]) + b"t(" + b"".join(n[2:]) + b"t\x89NtR"
+            )
+        ),
+    ),
+    max_leaves=20,
+)
+
+
+@few(200)
+@given(program=programs, around=st.sampled_from((zipped, stacked, bytes)))
+def test_valid_programs_are_followed_to_their_end(program: bytes, around: Callable[[bytes], bytes]) -> None:
+    with watched():
+        decoded = decode(b"\x80\x02" + program + b".")
+    assert decoded.stream.end is not None or decoded.problems
+    assert not any(p.kind is ProblemKind.TRUNCATED for p in decoded.problems)
+    read_watched(around(b"\x80\x02" + program + b"."))
+
+
+SMALL = Limits(opcodes=4096, stack=50, memo=10, nesting=8, argument_bytes=200, pickle_bytes=2000)
+
+
+@few(100)
+@given(data=st.one_of(programs, st.lists(opcodes, max_size=200).map(b"".join)))
+def test_no_limit_is_passed(data: bytes) -> None:
+    with watched():
+        decoded = decode(data + b".", limits=SMALL)
+    if decoded.stream.end is not None:
+        assert deepest(decoded.value, SMALL.nesting + 2) <= SMALL.nesting + 1
+    assert all(p.what is not None for p in decoded.problems if p.kind is ProblemKind.LIMIT)
+
+
+def deepest(value: Value, enough: int) -> int:
+    """How deep lists, tuples and dicts lie in each other, not further than is asked for."""
+    deep, level = 0, [value]
+    while level and deep < enough:
+        deep += 1
+        level = [
+            part
+            for v in level
+            for part in (v.items if isinstance(v, ListNode) else v if isinstance(v, tuple) else
+                         [x for _, x in v.pairs] if isinstance(v, DictNode) else ())
+        ]  # fmt: skip
+    return deep
+
+
+MODEL = target_of(Model())
+PINNED = Environment.from_dict({"python": "3.11.7", "torch": "2.13.0", "lightning": "2.6.6"})
+
+
+@few(60)
+@given(data=mutated())
+def test_what_is_said_of_a_changed_file_can_be_said(data: bytes) -> None:
+    """Rules, text and JSON take whatever the reader gives them: nothing crashes behind it either."""
+    checkpoint = read_watched(data)
+    report = diagnose(Facts(checkpoint, Question(path="m.ckpt"), MODEL, PINNED), all_rules())
+    assert not report.crashed
+    json.dumps(report.to_dict(), allow_nan=False)
+    json.dumps(inspect_json.to_dict(checkpoint), allow_nan=False)
+    inspect_text.render(checkpoint, Style(width=80))
+    text.render(report, Style(width=80))
+
+
+FOLDER = {p.name: p.read_bytes() for p in sorted((CORPUS / "tiny.dcp").iterdir())}
+
+
+@few(60)
+@given(name=st.sampled_from(sorted(FOLDER)), at=st.floats(0, 1), new=st.binary(max_size=4), cut=st.booleans())
+def test_a_changed_folder(name: str, at: float, new: bytes, cut: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for other, content in FOLDER.items():
+            place = int(at * len(content))
+            rest = b"" if cut else content[place + len(new) :]
+            changed = content[:place] + new + rest if other == name else content
+            Path(folder, other).write_bytes(changed)
+        with watched():
+            checkpoint = open_checkpoint(folder)
+        assert checkpoint.layout in (Layout.DCP, Layout.DIRECTORY)
 
 
 @few(100)

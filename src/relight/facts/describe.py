@@ -17,7 +17,12 @@ def shape(sizes: Sequence[int]) -> str:
 
 def tensors(count: int) -> str:
     """``1 tensor``, ``2 tensors``."""
-    return f"{count:,} tensor{'' if count == 1 else 's'}"
+    return counted(count, "tensor")
+
+
+def counted(count: int, word: str) -> str:
+    """``1 value``, ``2 values``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
@@ -68,3 +73,9 @@ def groups(
         rest = sum(len(keys) for _, keys in ordered[limit:])
         lines.append(Evidence("...", f"{len(ordered) - limit} more, {tensors(rest)}"))
     return tuple(lines)
+
+
+def what_is_left(whole: int, lost: int) -> str:
+    """What a damaged file still tells: tensors with their values, and tensors without."""
+    values = "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"
+    return f"Names and shapes of {tensors(whole + lost)} can still be read, and {values}."

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
+from relight.core.dtypes import BY_NAME
 from relight.core.objects import Value
 from relight.facts.brief import brief
 from relight.facts.lightning import LightningView
 from relight.reader import values
+from relight.reader.remote import is_url
 from relight.reader.source import LocalSource
+
+# Item size to the code of an `array`.
+_WORDS = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +192,13 @@ def _damage(checkpoint: Checkpoint) -> str | None:
 
 
 def _values(left: Checkpoint, right: Checkpoint, pairs: list[tuple[TensorEntry, TensorEntry]]) -> Iterator[ValueChange]:
+    remote = next((c.origin for c in (left, right) if is_url(c.origin)), None)
+    folder = next((c.origin for c in (left, right) if os.path.isdir(c.origin)), None)
+    if remote is not None or folder is not None:
+        reason = f"{remote} is remote, and values are not fetched" if remote else f"{folder} is a folder"
+        for a, _ in pairs:
+            yield ValueChange(a.key, 0, a.numel, unread=reason)
+        return
     with _opened(left.origin) as one, _opened(right.origin) as two:
         for a, b in pairs:
             try:
@@ -194,7 +208,7 @@ def _values(left: Checkpoint, right: Checkpoint, pairs: list[tuple[TensorEntry, 
 
 
 class _opened:
-    """A local source as a context; remote files are compared by description only."""
+    """A local source as a context."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.source = LocalSource(path)
@@ -215,36 +229,54 @@ def _compare(
     differing = 0
     largest = squares = norm = 0.0
     known = True
-    for x, y in zip(values.chunks(one, a, first), values.chunks(two, b, second), strict=True):
+    size = BY_NAME[a.dtype].itemsize
+    for x, other in zip(values.chunks(one, a, first), values.chunks(two, b, second), strict=True):
+        # Bytes in the order of the first file, so that files of both orders compare equal where their values do.
+        y = other if left.little_endian == right.little_endian else _swapped(other, a.dtype)
         if x == y:
-            if differing or known:
-                norm += _norm(x, a.dtype)
+            norm += _norm(x, a.dtype, left.little_endian)
             continue
+        differing += _differing(x, y, size)
         try:
-            u, v = values.decode(x, a.dtype), values.decode(y, b.dtype)
+            u = values.decode(x, a.dtype, little=left.little_endian)
+            v = values.decode(y, a.dtype, little=left.little_endian)
         except ValueError:
             known = False
-            differing += sum(1 for p, q in zip(x, y, strict=True) if p != q)
             continue
         for p, q in zip(u, v, strict=True):
             if p != q and not (p != p and q != q):
-                differing += 1
-                delta = abs(p - q)
+                delta = abs(float(p) - float(q))
                 if math.isfinite(delta):
                     largest = max(largest, delta)
                     squares += delta * delta
                 else:
                     known = False
-        norm += _norm(x, a.dtype)
-    relative = math.sqrt(squares / norm) if known and norm else None
+        norm += _norm(x, a.dtype, left.little_endian)
+    relative = math.sqrt(squares / norm) if known and norm and math.isfinite(squares) and math.isfinite(norm) else None
     return ValueChange(
         a.key, differing, a.numel, largest if known and differing else None, relative if differing else None
     )
 
 
-def _norm(raw: bytes, dtype: str) -> float:
+def _swapped(raw: bytes, dtype: str) -> bytes:
+    """The same elements in the other byte order; the parts of a complex one keep their places."""
+    size = BY_NAME[dtype].itemsize // (2 if dtype.startswith("complex") else 1)
+    out = bytearray(len(raw))
+    for at in range(size):
+        out[at::size] = raw[size - 1 - at :: size]
+    return bytes(out)
+
+
+def _differing(x: bytes, y: bytes, size: int) -> int:
+    """How many elements are not bit-equal."""
+    if size in _WORDS:
+        return sum(map(operator.ne, array(_WORDS[size], x), array(_WORDS[size], y)))
+    return sum(x[at : at + size] != y[at : at + size] for at in range(0, len(x), size))
+
+
+def _norm(raw: bytes, dtype: str, little: bool) -> float:
     try:
-        numbers = values.decode(raw, dtype)
+        numbers = values.decode(raw, dtype, little=little)
     except ValueError:
         return 0.0
-    return math.fsum(float(n) * float(n) for n in numbers if math.isfinite(n))
+    return values.sum_of(float(n) * float(n) for n in numbers if math.isfinite(n))

@@ -83,7 +83,7 @@ class Archive:
                 ProblemKind.BYTES_BEFORE,
                 f"{directory.shift:,} bytes stand before the archive",
                 fatal=self.source.read(0, 4) != LOCAL,
-                position=0,
+                position=directory.shift,
             )
         self.root = _root(directory.entries)
         used: list[tuple[int, int, str]] = []

@@ -122,11 +122,15 @@ def assemble(
     problems = [*problems, *storages.problems]
     reader = TensorReader(storages.entries, limits, storages.claims)
     path, tensors, refused, extra, metadata = find_state_dict(decoded.value, reader, limits)
+    if decoded.stream.end is None:
+        tensors, refused = _before_the_break(decoded, reader, limits)
     if decoded.stream.end is not None:
         _changed_later(decoded.calls, problems)
     reasons = {key: refusal.reason for key, refusal in refused.items()}
+    said = tuple(p.message for p in storages.problems)
     for key, refusal in list(refused.items())[:_MANY_PROBLEMS]:
-        problems.append(_refusal_problem(key, refusal))
+        if not any(message.endswith(refusal.reason) for message in said):  # of the storage that it lies on
+            problems.append(_refusal_problem(key, refusal))
     whole: list[TensorEntry] = []
     lost: list[TensorEntry] = []
     for t in tensors:
@@ -165,6 +169,24 @@ def assemble(
         problems=tuple(problems),
         bytes_read=source.bytes_read,
     )
+
+
+def _before_the_break(
+    decoded: Decoded, reader: TensorReader, limits: Limits
+) -> tuple[list[TensorEntry], dict[str, Refusal]]:
+    """Tensors of the fullest OrderedDict that a damaged pickle completes before it makes no sense any more.
+
+    The damage may begin before the place where it shows: each of them is checked like any other, and whoever uses them
+    is told.
+    """
+    if not all(p.kind in (ProblemKind.PICKLE_MALFORMED, ProblemKind.TRUNCATED) for p in decoded.problems):
+        return [], {}
+    counted = [(_counts(c), c) for c in decoded.calls if c.pairs and c.name == "collections.OrderedDict"]
+    count, fullest = max(counted, key=lambda pair: pair[0], default=(0, None))
+    if not count:
+        return [], {}
+    tensors, refused, _ = tensors_of(fullest, ObjectPath(), reader, limits.tensors)
+    return tensors, refused
 
 
 def _changed_later(calls: Iterable[Call], problems: list[Problem]) -> None:

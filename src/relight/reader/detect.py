@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
 from relight.core.objects import Value
@@ -52,12 +53,21 @@ def open_checkpoint(path: str | os.PathLike[str], *, limits: Limits = DEFAULT_LI
     """
     if os.path.isdir(path):
         return read_folder(os.fspath(path), limits, lambda source: read(source, limits=limits))
-    name = os.fspath(path)
-    source: ByteSource = remote.open_url(name) if remote.is_url(name) else LocalSource(path)
+    source = open_source(path)
     try:
         return read(source, limits=limits)
     finally:
         source.close()
+
+
+def open_source(path: str | os.PathLike[str]) -> ByteSource:
+    """The bytes of a file or a URL.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+    name = os.fspath(path)
+    return remote.open_url(name) if remote.is_url(name) else LocalSource(path)
 
 
 def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
@@ -215,6 +225,10 @@ def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limit
         return pickled
     if _zip_behind(source):
         archive = Archive(source, limits)
+        if archive.usable and archive.find("data.pkl") is not None:
+            # torch does not look for it there; whoever cuts off what stands before it gets a checkpoint.
+            found = torch_file.read_zip(source, archive, limits)
+            return replace(found, pickles=(*found.pickles, *pickled.pickles))
         finder = Finder(limits)
         finder.records(archive, (*archive.records.values(), *archive.doubles))
         pickles = (*pickled.pickles, *finder.collect())

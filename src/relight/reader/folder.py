@@ -160,9 +160,8 @@ class Folder:
             main: The file that holds what is no tensor.
         """
         # load_from_checkpoint and torch.load read single files.
-        unsupported = Problem(
-            kind=ProblemKind.UNSUPPORTED, message=f"a folder with {len(self.files)} files", fatal=True, what=what
-        )
+        message = f"a folder with {len(self.files)} file{'' if len(self.files) == 1 else 's'}"
+        unsupported = Problem(kind=ProblemKind.UNSUPPORTED, message=message, fatal=True, what=what)
         return Checkpoint(
             origin=self.path,
             nbytes=sum(self.files.values()),

@@ -7,15 +7,22 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import Any, Protocol
 
 from relight.core.errors import SourceError
 from relight.core.version import __version__
 
-# A directory has about 60 bytes per record: this holds that of some 4,300 records besides the end record.
-TAIL = 256 << 10
-# data.pkl comes first in files that torch writes, with 90 to 115 bytes per tensor: this holds some 1,100 tensors.
+# A directory has 60 to 80 bytes per record: this holds that of some 2,500 records besides the end record.
+TAIL = 192 << 10
+# What is fetched of the front of a file that is no archive, or whose directory does not tell where its front ends.
 HEAD = 128 << 10
+# A front that is larger is not fetched in one piece: whoever reads it has limits, a range has none.
+_LARGEST_FRONT = 64 << 20
+_SMALL_RECORD = 4096
+# torch writes `version` and the serialization id last: they stand between the values and the directory.
+_BEFORE_DIRECTORY = 1024
+_ENTRY = struct.Struct("<4s6H3I5H2I")  # a directory entry, APPNOTE 4.3.12
 _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 
 
@@ -74,6 +81,7 @@ class RangeSource:
         self.bytes_read = len(tail)
         self.requests = 1
         self._parts: list[tuple[int, bytes]] = [(self.size - len(tail), tail)]
+        self._front: int | None = None
 
     def read(self, start: int, length: int) -> bytes:
         """The bytes of a range; fewer where the source ends before.
@@ -89,15 +97,74 @@ class RangeSource:
             if at <= start and end <= at + len(part):
                 return part[start - at : end - at]
         # What is near the front is fetched in one piece: headers and data.pkl are there.
-        first, last = (0, max(end, min(HEAD, self.size))) if start < HEAD else (start, end)
-        fetched = self._transport.range(first, last)
+        if start < HEAD:
+            if self._front is None:
+                self._front = self._end_of_front()
+            fetched = self._fetch(0, max(end, self._front))
+            return fetched[start:end]
+        return self._fetch(start, end)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        fetched = self._transport.range(start, end)
         self.requests += 1
         self.bytes_read += len(fetched)
-        self._parts.append((first, fetched))
-        return fetched[start - first : end - first]
+        self._parts.append((start, fetched))
+        return fetched
+
+    def _end_of_front(self) -> int:
+        """How much of the front is wanted: of an archive, all before its first large record, which holds values.
+
+        The directory says so. It is nearly always in what was fetched first; where it is not, it is fetched now, since
+        whoever reads the front of an archive reads the directory, too.
+        """
+        at, tail = self._parts[0]
+        start = _directory_start(tail)
+        otherwise = min(HEAD, self.size)
+        if start is None or not 0 <= start < self.size:
+            return otherwise
+        before = max(start - _BEFORE_DIRECTORY, 0)
+        if before < at:
+            if at - before > _LARGEST_FRONT:
+                return otherwise
+            at, tail = before, self._fetch(before, at) + tail
+            self._parts.append((at, tail))
+        end = _first_large(tail, start - at)
+        return otherwise if end is None else min(end, self.size)
 
     def close(self) -> None:
         """Nothing is held open between requests."""
+
+
+def _directory_start(tail: bytes) -> int | None:
+    """Where the directory of an archive starts, by its end record; None if there is none in the last bytes."""
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or end + 22 > len(tail):
+        return None
+    start = int.from_bytes(tail[end + 16 : end + 20], "little")
+    wide = tail.rfind(b"PK\x06\x06", 0, end)
+    if wide >= 0 and tail[end - 20 : end - 16] == b"PK\x06\x07":
+        start = int.from_bytes(tail[wide + 48 : wide + 56], "little")
+    return start
+
+
+def _first_large(tail: bytes, at: int) -> int | None:
+    """Where the first record with values starts, or the directory if there is none; None if that cannot be told.
+
+    Only the first few entries are looked at, and nothing is believed: a wrong answer costs a request more.
+    """
+    for _ in range(64):
+        if at + _ENTRY.size > len(tail):
+            return None
+        signature, *fields = _ENTRY.unpack_from(tail, at)
+        if signature != b"PK\x01\x02":
+            return None
+        stored, offset = fields[7], fields[15]
+        name_length, extra_length, comment_length = fields[9:12]
+        name = tail[at + _ENTRY.size : at + _ENTRY.size + name_length]
+        if stored > _SMALL_RECORD and not name.endswith(b"/data.pkl"):
+            return offset if offset <= _LARGEST_FRONT else None
+        at += _ENTRY.size + name_length + extra_length + comment_length
+    return None
 
 
 class _Http:

@@ -6,6 +6,7 @@ Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``, ``_legacy_load`
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Span, StorageEntry
 from relight.core.objects import ListNode, Value, mapping_get, mapping_pairs
@@ -64,12 +65,24 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
         layout,
         decoded,
         storages,
-        problems=[*archive.problems, *problems],
+        problems=[*(_as_needed(p, archive, storages) for p in archive.problems), *problems],
         limits=limits,
         records=records,
         pickles=finder.collect(),
         little_endian=little,
     )
+
+
+def _as_needed(problem: Problem, archive: Archive, storages: Storages) -> Problem:
+    """A record without a local header stops torch only where it is read."""
+    record = archive.records.get(problem.record or "")
+    if problem.kind is not ProblemKind.ARCHIVE_MALFORMED or record is None or record.span.length or not record.size:
+        return problem
+    name = record.name
+    key = name.removeprefix("data/") if name.startswith("data/") else None
+    # torch reads these wherever they are there: .format_version, .storage_alignment, .data/serialization_id.
+    read = name.startswith(".") or name.endswith("data.pkl") or name in ("version", "byteorder")
+    return problem if read or key in storages.entries else replace(problem, fatal=False)
 
 
 def _zip_storages(archive: Archive, decoded: Decoded) -> Storages:
@@ -252,7 +265,9 @@ def _legacy_storages(
         raw = source.read(position, 8)
         if entry is None:
             message = f"storage {key} is listed, and the object does not use it"
-            problems.append(Problem(kind=ProblemKind.PICKLE_MALFORMED, message=message, fatal=True, position=position))
+            if not found.refused:  # else it is the one whose id makes no sense, which was said
+                problem = Problem(kind=ProblemKind.PICKLE_MALFORMED, message=message, fatal=True, position=position)
+                problems.append(problem)
             return out
         if len(raw) < 8:
             message = f"storage {key} is missing: the file ends before it"

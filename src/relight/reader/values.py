@@ -9,7 +9,7 @@ import math
 import struct
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from relight.core.dtypes import BY_NAME
 from relight.reader.source import ByteSource
 
 CHUNK = 4 << 20  # a multiple of every item size
+_GATHER = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +211,29 @@ def chunks(source: ByteSource, tensor: TensorEntry, storage: StorageEntry) -> It
             yield part
             start, left = start + len(part), left - len(part)
         return
-    # A view with holes or another order: read the range that it spans once per run of the last dimension.
+    yield from _gathered(source, tensor, storage.span.start, (tensor.offset, last + 1), size)
+
+
+def _gathered(
+    source: ByteSource, tensor: TensorEntry, start: int, reach: tuple[int, int], size: int
+) -> Iterator[bytes]:
+    """The elements of a view with holes or another order, in runs as long as those of a plain tensor.
+
+    What the view reaches over is read once where that is small; a large one is read element by element.
+    """
+    first, end = reach
+    whole = source.read(start + first * size, (end - first) * size) if (end - first) * size <= _GATHER else None
+    run = bytearray()
     for offset in _offsets(tensor):
-        yield source.read(storage.span.start + offset * size, size)
+        if whole is None:
+            run += source.read(start + offset * size, size)
+        else:
+            run += whole[(offset - first) * size : (offset - first + 1) * size]
+        if len(run) == CHUNK:
+            yield bytes(run)
+            run.clear()
+    if run:
+        yield bytes(run)
 
 
 def _offsets(tensor: TensorEntry) -> Iterator[int]:
@@ -230,19 +251,27 @@ def _offsets(tensor: TensorEntry) -> Iterator[int]:
             return
 
 
+def sum_of(numbers: Iterable[float]) -> float:
+    """The sum, infinite where it is beyond what a float holds: `math.fsum` raises there."""
+    try:
+        return math.fsum(numbers)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """What the values of a tensor look like; of the finite ones where others are among them.
 
     Attributes:
-        count: Elements.
+        count: Elements; a complex one counts as two, its parts.
         nan: NaN among them.
         inf: Infinite ones among them.
         zeros: Zeros among them.
         minimum: Smallest, None if there is no finite one.
         maximum: Largest.
-        mean: Mean.
-        std: Standard deviation (of the population).
+        mean: Mean, None also where it is beyond what a float holds on the way.
+        std: Standard deviation (of the population), None likewise.
         first: The first few, in order.
     """
 
@@ -283,11 +312,11 @@ def statistics(source: ByteSource, tensor: TensorEntry, storage: StorageEntry, *
         zeros += sum(1 for v in good if v == 0) if not isinstance(good, array) else good.count(0)
         finite += len(good)
         minimum, maximum = min(minimum, min(good)), max(maximum, max(good))
-        total += math.fsum(good)
-        squares += math.fsum(map(float.__mul__, map(float, good), map(float, good)))
-    mean = total / finite if finite else None
+        total += sum_of(good)
+        squares += sum_of(map(float.__mul__, map(float, good), map(float, good)))
+    mean = total / finite if finite and math.isfinite(total) else None
     std = None
-    if mean is not None:
+    if mean is not None and math.isfinite(squares) and math.isfinite(mean * mean):
         std = math.sqrt(max(squares / finite - mean * mean, 0.0))
     return Statistics(
         count=count,

@@ -6,15 +6,21 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, Problem, ProblemKind, Record, TensorEntry
 from relight.core.dtypes import BY_NAME
+from relight.core.errors import UsageError
 from relight.reader import values
 from relight.reader.detect import open_checkpoint
 from relight.reader.limits import DEFAULT_LIMITS, Limits
+from relight.reader.remote import is_url
 from relight.reader.source import ByteSource, LocalSource
+
+_SHARDS = ".distcp"  # many archives, one behind the other: no file by itself
+_KNOWN_FOLDERS = ("dcp", "deepspeed", "sharded-index")
+_NOT_BY_THEMSELVES = (_SHARDS, ".metadata", ".json", ".txt", ".md", ".py", ".yaml", ".yml", "latest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +71,13 @@ class Verification:
     @property
     def ok(self) -> bool:
         """Whether nothing is damaged and nothing that was looked for was found."""
-        bad = any(p.fatal or p.kind is ProblemKind.CRC_MISMATCH for p in self.problems)
-        return not bad and not self.non_finite
+        return not any(map(damages, self.problems)) and not self.foreign and not self.non_finite
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the thing is no checkpoint at all, but a whole file of something else, or any folder."""
+        kinds = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
+        return not self.records and any(p.kind in kinds and p.what not in _KNOWN_FOLDERS for p in self.problems)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``relight/verify/1``."""
@@ -105,6 +116,7 @@ class _Work:
     source: ByteSource
     finite: bool
     digest: bool
+    little: bool
     progress: Callable[[int], None]
     problems: list[Problem] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
@@ -123,7 +135,7 @@ def verify(
     """Read every record once.
 
     Args:
-        path: A file.
+        path: A file, or a folder: then its files one by one.
         finite: Look for NaN and Inf in every tensor of a floating type.
         digest: Compute sha256 of every record and of the whole file.
         progress: Called with the number of bytes read since the last call.
@@ -134,16 +146,29 @@ def verify(
 
     Raises:
         SourceError: The file cannot be opened or read.
+        UsageError: The path is a URL.
     """
+    if is_url(os.fspath(path)):
+        raise UsageError("verify reads every byte, and does not fetch them", "Download the file first.")
     began = time.perf_counter()
     checkpoint = open_checkpoint(path, limits=limits)
     if os.path.isdir(path):
-        return Verification(
-            origin=os.fspath(path), nbytes=checkpoint.nbytes, records=0, checksums=0, problems=checkpoint.problems
-        )
+        parts = [
+            (name, verify(os.path.join(path, name), finite=finite, digest=digest, progress=progress, limits=limits))
+            for name in checkpoint.files
+            if not name.endswith(_NOT_BY_THEMSELVES)
+        ]
+        return _folder(checkpoint, parts, seconds=time.perf_counter() - began)
     source = LocalSource(path)
     try:
-        work = _Work(source, finite, digest, progress or (lambda count: None), list(checkpoint.problems))
+        work = _Work(
+            source=source,
+            finite=finite,
+            digest=digest,
+            little=checkpoint.little_endian,
+            progress=progress or (lambda count: None),
+            problems=list(checkpoint.problems),
+        )
         by_storage = _by_storage(checkpoint)
         bad = [v for part in _parts(checkpoint) for v in _read(work, part, by_storage)]
         if digest:
@@ -162,6 +187,42 @@ def verify(
         digests=work.digests if digest else None,
         seconds=time.perf_counter() - began,
         read=source.bytes_read,
+    )
+
+
+def damages(problem: Problem) -> bool:
+    """Whether a problem means that bytes are wrong; that a thing is a folder, or a web page, is something else."""
+    other = (ProblemKind.NOT_A_CHECKPOINT, ProblemKind.UNSUPPORTED)
+    return (problem.fatal and problem.kind not in other) or problem.kind is ProblemKind.CRC_MISMATCH
+
+
+def _folder(checkpoint: Checkpoint, parts: list[tuple[str, Verification]], *, seconds: float) -> Verification:
+    """What verifying the files of a folder one by one showed, as one answer."""
+    # A file that the loaders of single files cannot read is no damage here: what the folder needs, its own reader judged.
+    own = [(n, v) for n, v in parts if v.records]
+    problems = list(checkpoint.problems)
+    for name, verified in own:
+        for p in verified.problems:
+            if p.kind is ProblemKind.CRC_MISMATCH or (damages(p) and not any(q.record == name for q in problems)):
+                message = f"{p.record}: {p.message}" if p.record else p.message
+                found = replace(p, message=message, record=name)
+                problems += [found] if found not in problems else []  # small records are compared while reading
+    left = [n for n in checkpoint.files if n.endswith(_SHARDS)]
+    if left:
+        message = "its items are compared with the metadata, and their values are not read"
+        problems += [Problem(kind=ProblemKind.UNSUPPORTED, message=message, record=name) for name in left]
+    bad = [t for _, v in own for t in v.non_finite or ()]
+    digests = {f"{n}: {record}": d for n, v in own for record, d in (v.digests or {}).items()}
+    return Verification(
+        origin=checkpoint.origin,
+        nbytes=checkpoint.nbytes,
+        records=sum(v.records for _, v in own),
+        checksums=sum(v.checksums for _, v in own),
+        problems=tuple(problems),
+        non_finite=tuple(bad) if any(v.non_finite is not None for _, v in parts) else None,
+        digests=digests if any(v.digests is not None for _, v in parts) else None,
+        seconds=seconds,
+        read=sum(v.read for _, v in own),
     )
 
 
@@ -237,7 +298,7 @@ def _read(
             run = rest + chunk if rest else chunk
             end = len(run) - len(run) % item  # inflated pieces end anywhere
             rest = run[end:]
-            bad = values.non_finite(run[:end] if rest else run, dtype)
+            bad = values.non_finite(run[:end] if rest else run, dtype, little=work.little)
             if bad.first >= 0 and first < 0:
                 first = (position + len(chunk) - len(run)) // item + bad.first
             nan, inf = nan + bad.nan, inf + bad.inf

@@ -57,6 +57,10 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
             }
             for t in checkpoint.tensors
         ],
+        "lost": [
+            {"key": t.key, "dtype": t.dtype, "shape": list(t.shape), "reason": checkpoint.refused.get(t.key, "")}
+            for t in checkpoint.lost
+        ],
         "extra_keys": list(checkpoint.extra_keys),
         "storages": len(storages),
         "devices": list(dict.fromkeys(s.device for s in storages.values())),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
+from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
 from relight.core.objects import (
     Global,
     ListNode,
@@ -15,11 +15,11 @@ from relight.core.objects import (
 from relight.core.safety import Safety
 from relight.facts import safety
 from relight.facts.brief import brief
-from relight.facts.describe import shape, some, tensors
+from relight.facts.describe import counted, shape, some, tensors
 from relight.facts.lightning import LightningView
 from relight.facts.producer import producer
 from relight.facts.tree import Node, folded, tree
-from relight.report.layout import Style, clean, joined, shortened, wrapped
+from relight.report.layout import Style, in_line, joined, shortened, wrapped
 
 _ROWS = 30
 _LAYOUTS = {
@@ -29,6 +29,9 @@ _LAYOUTS = {
     Layout.PICKLE: "a plain pickle",
     Layout.TORCHSCRIPT: "TorchScript",
     Layout.SAFETENSORS: "safetensors",
+    Layout.SHARDED: "shards with an index",
+    Layout.DCP: "torch.distributed.checkpoint",
+    Layout.DEEPSPEED: "DeepSpeed",
     Layout.DIRECTORY: "a folder",
     Layout.NOT_A_CHECKPOINT: "not a checkpoint",
 }
@@ -59,19 +62,22 @@ def render_keys(checkpoint: Checkpoint, style: Style, *, listed: bool) -> str:
     if not rows:
         return "no such key\n" if listed else "no tensors\n"
     width = min(max(len(name) for name, _ in rows), max(style.width - 30, 40))
-    return joined(f"{clean(name).ljust(width)}  {text}" for name, text in rows)
+    return joined(f"{in_line(name).ljust(width)}  {text}" for name, text in rows)
 
 
 def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
     view = LightningView(checkpoint)
-    yield style.paint(f"{clean(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
+    yield style.paint(f"{in_line(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
     layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
     yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
     for problem in checkpoint.problems[:8]:
-        kind = "error" if problem.fatal else "warning"
+        kind = "error" if problem.fatal and problem.kind is not ProblemKind.UNSUPPORTED else "warning"
         where = f"{problem.record}: " if problem.record else ""
-        yield from _painted(style, kind, f"{'damaged' if problem.fatal else 'note'}: {where}{problem.message}")
-    if not checkpoint.readable and not checkpoint.tensors:
+        # That the thing is a folder, or of another format, is no damage.
+        other = problem.kind in (ProblemKind.UNSUPPORTED, ProblemKind.NOT_A_CHECKPOINT)
+        said = "damaged" if problem.fatal and not other else "note"
+        yield from _painted(style, kind, f"{said}: {where}{problem.message}")
+    if not checkpoint.readable and not checkpoint.tensors and not checkpoint.lost:
         return
     yield from _hyper_parameters(view, style, everything=everything)
     yield from _state_dict(checkpoint, style, everything=everything)
@@ -94,7 +100,7 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
         "training-state": "a training state (not of Lightning)",
         "module": "a whole pickled object",
     }.get(view.kind, "a pickled object")
-    if checkpoint.layout is Layout.SAFETENSORS:
+    if checkpoint.layout in (Layout.SAFETENSORS, Layout.SHARDED):
         kind = "weights"
     parts = [kind]
     if view.epoch is not None:
@@ -122,18 +128,18 @@ def _hyper_parameters(view: LightningView, style: Style, *, everything: bool) ->
             yield from _section(style, "hyper_parameters", "none saved")
         return
     yield from _section(style, "hyper_parameters", str(len(items)))
-    width = min(max(len(clean(n)) for n, _ in items), 28)
+    width = min(max(len(in_line(n)) for n, _ in items), 28)
     limit = len(items) if everything else 20
     for name, value in items[:limit]:
         text = shortened(brief(value), max(style.width - width - 4, 20))
-        yield f"  {clean(name).ljust(width)}  {text}"
+        yield f"  {shortened(in_line(name), width).ljust(width)}  {text}"
     if len(items) > limit:
         yield f"  ... {len(items) - limit} more (--all)"
 
 
 def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterator[str]:
-    entries = checkpoint.tensors
-    if checkpoint.state_dict_path is None:
+    entries = (*checkpoint.tensors, *checkpoint.lost)
+    if checkpoint.state_dict_path is None and not entries:
         yield from _section(style, "state_dict", "nothing in the file looks like one")
         return
     values = sum(t.numel for t in entries)
@@ -141,10 +147,20 @@ def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> It
     nbytes = sum(s.nbytes for s in checkpoint.storages.values() if s.id in storages)
     dtypes = Counter(t.dtype for t in entries)
     devices = list(dict.fromkeys(t.device for t in entries))
-    facts = [tensors(len(entries)), f"{values:,} values", size(nbytes), some([d for d, _ in dtypes.most_common()], 3)]
+    lost = len(checkpoint.lost)
+    known = tensors(len(entries))
+    if lost:
+        known += " without values" if lost == len(entries) else f" ({lost:,} without values)"
+    facts = [
+        known,
+        counted(values, "value"),
+        size(nbytes) if nbytes or not values else "",
+        some([d for d, _ in dtypes.most_common()], 3),
+    ]
     if devices:
         facts.append(some(devices, 3))
-    title = "state_dict" if str(checkpoint.state_dict_path) in ("state_dict", "$") else str(checkpoint.state_dict_path)
+    path = checkpoint.state_dict_path
+    title = "state_dict" if path is None or str(path) in ("state_dict", "$") else str(path)
     yield from _section(style, title, ", ".join(f for f in facts if f))
     root = tree(entries)
     rows = list(_rows(root if everything else folded(root), dtypes, devices, 0))
@@ -152,12 +168,12 @@ def _state_dict(checkpoint: Checkpoint, style: Style, *, everything: bool) -> It
         rows = list(_collapsed(folded(root), dtypes, devices, _ROWS))
     width = min(max((len(name) for name, _ in rows), default=0), 40)
     for name, text in rows:
-        yield f"  {clean(name).ljust(width)}  {text}".rstrip()
+        yield f"  {in_line(name).ljust(width)}  {text}".rstrip()
     if not everything and any(text.startswith("...") or "(--all)" in text for _, text in rows):
         yield "  every tensor: --all"
     yield from _shared(checkpoint)
     if checkpoint.extra_keys:
-        yield f"  no tensors: {clean(some(checkpoint.extra_keys))}"
+        yield f"  no tensors: {in_line(some(checkpoint.extra_keys))}"
 
 
 def _rows(node: Node, dtypes: Counter[str], devices: list[str], depth: int) -> Iterator[tuple[str, str]]:
@@ -234,7 +250,7 @@ def _shared(checkpoint: Checkpoint) -> Iterator[str]:
             groups.setdefault(t.storage_id, []).append(t.key)
     several = [keys for keys in groups.values() if len(keys) > 1]
     for keys in several[:3]:
-        yield f"  one storage: {clean(some(keys))}"
+        yield f"  one storage: {in_line(some(keys))}"
     if len(several) > 3:
         yield f"  ... and {len(several) - 3} more shared storages"
 
@@ -286,7 +302,10 @@ def _names(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         return
     verdict = safety.safety(checkpoint)
     by_role: dict[str, list[str]] = {}
-    for g in checkpoint.globals:
+    # Those of other streams, too: pickles in byte strings, the files of a folder.
+    streams = (checkpoint.globals, *(p.globals for p in checkpoint.pickles))
+    names = {g.full_name: g for stream in streams for g in stream}
+    for g in names.values():
         role = "dangerous" if safety.is_dangerous(g.full_name) else safety.role(g.full_name) or "unknown"
         by_role.setdefault(role, []).append(g.full_name)
     told = {
@@ -296,7 +315,7 @@ def _names(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         Safety.LIMIT: "the file reaches a limit: nothing can be vouched for",
         Safety.UNKNOWN: "not all of them known",
     }[verdict]
-    yield from _section(style, "names in the pickle", f"{len(checkpoint.globals)}, {told}")
+    yield from _section(style, "names in the pickle", f"{len(names)}, {told}")
     width = max((len(r) for r in by_role), default=0)
     for role in ("dangerous", "unknown", "config", "callback-state", "container", "rebuild", "storage", "constant"):
         listed = by_role.get(role)

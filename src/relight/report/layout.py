@@ -34,6 +34,11 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
+def in_line(text: str) -> str:
+    """A name as a part of one line: a line break in it is written out, too."""
+    return clean(text).replace("\n", "\\n")
+
+
 def wrapped(text: str, style: Style, indent: str = "  ") -> list[str]:
     """A paragraph, wrapped and indented; words and paths are never broken."""
     return textwrap.wrap(
@@ -61,10 +66,10 @@ def columns(evidence: Sequence[Evidence], style: Style, indent: str = "  ") -> l
     """Evidence in up to three columns; the last one (where) at the right."""
     if not evidence:
         return []
-    first = min(max(len(clean(e.what)) for e in evidence), 44)
+    first = min(max(len(in_line(e.what)) for e in evidence), 44)
     out: list[str] = []
     for e in evidence:
-        what, text, where = clean(e.what), clean(e.text), clean(e.where or "")
+        what, text, where = in_line(e.what), clean(e.text), clean(e.where or "")
         head = f"{indent}{what.ljust(first)}" if text or where else f"{indent}{what}"
         room = style.width - len(head) - 2 - (len(where) + 2 if where else 0)
         parts = textwrap.wrap(text, max(room, 24), break_long_words=False, break_on_hyphens=False) or [""]

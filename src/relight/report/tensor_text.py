@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from relight.core.checkpoint import TensorEntry
-from relight.facts.describe import shape
+from relight.facts.describe import counted, shape
 from relight.reader.values import Statistics
-from relight.report.layout import Style, clean, joined
+from relight.report.layout import Style, in_line, joined
 
 
 def to_dict(entry: TensorEntry, s: Statistics) -> dict[str, Any]:
@@ -35,14 +35,16 @@ def _plain(value: Any) -> Any:
 def render(entry: TensorEntry, s: Statistics, style: Style) -> str:
     """The whole text, with a final newline."""
     lines = [
-        style.paint(f"{clean(entry.key)}: {shape(entry.shape)} {entry.dtype}", "bold"),
+        style.paint(f"{in_line(entry.key)}: {shape(entry.shape)} {entry.dtype}", "bold"),
         f"  storage {entry.storage_id}, offset {entry.offset}, stride {shape(entry.stride)}, {entry.device}",
     ]
+    what = "real and imaginary part" if entry.dtype.startswith("complex") else "value"
     if s.minimum is None:
-        lines.append(f"  {s.count:,} values, none of them a finite number" if s.count else "  no values")
+        lines.append(f"  {counted(s.count, what)}, none of them a finite number" if s.count else "  no values")
     else:
-        lines.append(f"  min {s.minimum:.6g}   max {s.maximum:.6g}   mean {s.mean:.6g}   std {s.std:.6g}")
-        lines.append(f"  {s.count:,} values, {s.zeros:,} zero, {s.nan:,} NaN, {s.inf:,} Inf")
+        named = (("min", s.minimum), ("max", s.maximum), ("mean", s.mean), ("std", s.std))
+        lines.append("  " + "   ".join(f"{n} {'beyond float64' if v is None else f'{v:.6g}'}" for n, v in named))
+        lines.append(f"  {counted(s.count, what)}, {s.zeros:,} zero, {s.nan:,} NaN, {s.inf:,} Inf")
     if s.first:
         shown = "  ".join(f"{v:.5g}" if isinstance(v, float) else str(v) for v in s.first)
         lines.append(f"  first: {shown}{' ...' if s.count > len(s.first) else ''}")

@@ -77,10 +77,7 @@ class TruncatedFile(Rule):
             context = []
             whole, lost = len(checkpoint.tensors), len(checkpoint.lost)
             if whole + lost:
-                values = (
-                    "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"
-                )
-                context.append(f"Names and shapes of {describe.tensors(whole + lost)} can still be read, and {values}.")
+                context.append(describe.what_is_left(whole, lost))
             yield self.finding(
                 message,
                 cause=cause,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
-from relight.core.checkpoint import ProblemKind
+from relight.core.checkpoint import Problem, ProblemKind
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Severity
+from relight.facts import describe
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
@@ -68,6 +70,12 @@ class DamagedArchive(Rule):
             return
         fatal = [p for p in problems if p.fatal]
         first = (fatal or problems)[0]
+        checkpoint = facts.checkpoint
+        context = []
+        if fatal and (checkpoint.tensors or checkpoint.lost):
+            context.append(describe.what_is_left(len(checkpoint.tensors), len(checkpoint.lost)))
+            if not checkpoint.readable:
+                context.append("They stand before the place where the pickle breaks: compare them with the model.")
         yield self.finding(
             "the file is damaged" if fatal else "the file is damaged in a place that loading does not notice",
             cause=_CAUSES[first.kind],
@@ -77,11 +85,24 @@ class DamagedArchive(Rule):
                 Evidence(p.record or "file", p.message, None if p.position is None else f"byte {p.position:,}")
                 for p in (first, *(p for p in problems if p is not first))
             ][:5],
+            context=context,
             fixes=[
+                *(_cut(p, facts) for p in fatal if p.kind is ProblemKind.BYTES_BEFORE and len(fatal) == 1),
                 Fix(
                     title="Copy or download the file again, and compare its size and hash with the original.",
                     kind=FixKind.DOWNLOAD_AGAIN,
-                )
+                ),
             ],
             subjects=[p.record for p in problems if p.record],
         )
+
+
+def _cut(problem: Problem, facts: Facts) -> Fix:
+    """A copy without what stands before the archive."""
+    count = problem.position or 0
+    out = facts.question.fixed_path("fixed")
+    return Fix(
+        title=f"Leave the first {count:,} bytes out of a copy: what follows is a whole archive.",
+        kind=FixKind.FILE,
+        command=f"tail -c +{count + 1} {shlex.quote(facts.question.path)} > {shlex.quote(out)}",
+    )

@@ -16,11 +16,11 @@ _WHOLE = {"epoch": 10, "global_step": 40, "optimizer_states": [], "lr_schedulers
 
 
 class EpochRestarts(Rule):
-    """Resuming this old file starts again at epoch 0, without an error.
+    """Resuming this file starts again at epoch 0, without an error.
 
     What it checks
     --------------
-    Files of Lightning before 1.6 that have finished an epoch, resumed by 1.6 or newer.
+    Files of Lightning before 1.6 that have finished an epoch, resumed by 1.6 or newer; newer files without ``loops``.
 
     Why loading fails
     -----------------
@@ -40,13 +40,24 @@ class EpochRestarts(Rule):
 
     code = "RL602"
     name = "epoch-restarts"
-    causes = ("pre-1-6-resume-epoch-lost",)
+    causes = ("pre-1-6-resume-epoch-lost", "loops-absent-restart")
     severity = Severity.WARNING
     phase = Phase.CONTENTS
     needs = frozenset({"contents", "environment"})
     examples = (
         Fires(name="1.5, resumed by 2.6", file=File(version="1.5.10", extra=_WHOLE), intent=_RESUME, oracle=False),
-        Silent(name="1.6, resumed by 2.6", file=File(version="1.6.0", extra=_WHOLE), intent=_RESUME),
+        Fires(
+            name="2.6 without loops",
+            file=File(version="2.6.0", extra=_WHOLE),
+            intent=_RESUME,
+            cause="loops-absent-restart",
+            oracle=False,
+        ),
+        Silent(
+            name="1.6, resumed by 2.6",
+            file=File(version="1.6.0", extra={**_WHOLE, "loops": {"fit_loop": {}}}),
+            intent=_RESUME,
+        ),
         Silent(name="1.5, loaded by 2.6", file=File(version="1.5.10", extra=_WHOLE)),
         Silent(
             name="1.5, resumed by 1.5",
@@ -63,7 +74,12 @@ class EpochRestarts(Rule):
         version = view.version
         if facts.intent.call is not IntentCall.RESUME or version is None or not release(version) or not view.epoch:
             return
-        if at_least(version, "1.6") or not at_least(facts.environment.lightning, "1.6"):
+        if not at_least(facts.environment.lightning, "1.6"):
+            return
+        if at_least(version, "1.6"):
+            # What lacks the optimizer's states, too, fails before the loops are asked for.
+            if not view.has("loops") and view.has("optimizer_states"):
+                yield self._without_loops(view.epoch)
             return
         yield self.finding(
             f"training restarts at epoch 0 instead of {view.epoch}",
@@ -79,5 +95,24 @@ class EpochRestarts(Rule):
                 )
             ],
             subjects=["epoch"],
+            wrong=True,
+        )
+
+    def _without_loops(self, epoch: int) -> Finding:
+        return self.finding(
+            f"training restarts at epoch 0 instead of {epoch}",
+            cause="loops-absent-restart",
+            evidence=[Evidence("loops", "the key is not in the file"), Evidence("epoch", str(epoch))],
+            context=[
+                "Lightning resumes from the counters under `loops`, and begins at epoch 0, step 0 where there are none. "
+                "Weights and optimizer are restored."
+            ],
+            fixes=[
+                Fix(
+                    title=f"Resume, and train only for what is left: lower max_epochs by {epoch}.",
+                    kind=FixKind.CODE,
+                )
+            ],
+            subjects=["loops"],
             wrong=True,
         )

@@ -1,6 +1,7 @@
-"""Copy what the reader's tests use out of the full corpus: ``python copy_from_corpus.py CORPUS``.
+"""Copy what the reader's tests use out of the full corpus: ``python copy_from_corpus.py CORPUS CROSSWALK``.
 
-Files are copied as they are. ``expected.json`` keeps of each record the names in the pickle and every tensor.
+Files are copied as they are. ``expected.json`` keeps of each record the names in the pickle and every tensor;
+``broken.json`` of each broken file what the right answers about it are.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ BROKEN = (
     "torch_export.pt2.ckpt", "torchscript.ckpt", "trailing_garbage.ckpt", "truncated_25.ckpt", "truncated_50.ckpt",
     "truncated_last1.ckpt", "xml_s3_error.ckpt", "zipped_once_more.ckpt",
 )  # fmt: skip
+ANSWERS = ("accept", "verdict", "verdict_resume", "safety", "safety_accept", "recoverable", "recoverable_accept",
+           "empty_is_right", "shows_in")  # fmt: skip
 
 
 def main() -> None:
@@ -35,6 +38,9 @@ def main() -> None:
         expected[short] = {k: whole[k] for k in ("container", "pickle_globals", "state_dict", "storage_locations")}
     for name in BROKEN:
         shutil.copyfile(corpus / "broken" / name, HERE / "broken" / name)
+    known = json.loads(Path(sys.argv[2]).read_text())["broken"]
+    answers = {name: {k: v for k, v in known[name].items() if k in ANSWERS} for name in sorted(BROKEN)}
+    (HERE / "broken.json").write_text(json.dumps(answers, indent=1) + "\n")
     (HERE / "expected.json").write_text(json.dumps(expected, separators=(",", ":"), sort_keys=True) + "\n")
 
 

@@ -39,3 +39,36 @@ def test_a_cut_inside_the_pickle(cut: int) -> None:
     found = read(MemorySource(WHOLE.read_bytes()[:cut]))
     assert not found.tensors
     assert any(found.problems_of(ProblemKind.NO_CENTRAL_DIRECTORY))
+
+
+BROKEN = WHOLE.parent / "broken"
+
+
+def test_tensors_that_a_damaged_pickle_completes_before_it_breaks() -> None:
+    found = open_checkpoint(BROKEN / "flipped_data_pkl.ckpt")
+    assert any(p.fatal and p.record == "data.pkl" for p in found.problems)
+    assert not found.readable
+    assert [(t.key, t.shape) for t in found.tensors] == [
+        ("net.0.weight", (16, 8)), ("net.0.bias", (16,)), ("net.2.weight", (1, 16)), ("net.2.bias", (1,)),
+    ]  # fmt: skip
+
+
+def test_nothing_is_made_up_of_a_pickle_that_breaks_before_its_tensors() -> None:
+    data = WHOLE.read_bytes()
+    start = data.index(b"\x80\x02")
+    found = read(MemorySource(data[: start + 10] + b"\xff" + data[start + 11 :]))
+    assert not found.tensors
+    assert not found.lost
+
+
+def test_a_checkpoint_behind_other_bytes() -> None:
+    whole = open_checkpoint(WHOLE)
+    found = read(MemorySource(b"HTTP/1.1 200 OK\r\n\r\n" + WHOLE.read_bytes()))
+    (problem,) = found.problems_of(ProblemKind.BYTES_BEFORE)
+    assert (problem.fatal, problem.position) == (True, 19)
+    assert [t.key for t in found.tensors] == [t.key for t in whole.tensors]
+    for t in found.tensors:
+        there, here = whole.storages[t.storage_id or ""].span, found.storages[t.storage_id or ""].span
+        assert there is not None
+        assert here is not None
+        assert (here.start, here.length) == (there.start + 19, there.length)

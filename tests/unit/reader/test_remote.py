@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import relight
+from relight.api import tensor_statistics
 from relight.core.errors import SourceError
 from relight.reader import open_checkpoint
 from relight.reader.remote import HEAD, TAIL, RangeSource, is_url, open_url
@@ -82,8 +85,38 @@ def test_two_requests_for_a_file_of_any_size(serve, tmp_path: Path) -> None:
     remote = open_checkpoint(url)
     local = open_checkpoint(write(LARGE, tmp_path / "m.ckpt"))
     assert [(t.key, t.shape, t.dtype) for t in remote.tensors] == [(t.key, t.shape, t.dtype) for t in local.tensors]
-    assert log == [f"bytes=-{TAIL}", f"bytes=0-{HEAD - 1}"]
-    assert remote.bytes_read == TAIL + HEAD < 400 << 10
+    first_values = local.storages["0"].span
+    assert first_values is not None
+    last = int(log[1].rpartition("-")[2])
+    # Up to the header of the first record with values, and none of the values.
+    assert log == [f"bytes=-{TAIL}", f"bytes=0-{last}"]
+    assert first_values.start - 200 < last < first_values.start
+    assert remote.bytes_read == TAIL + last + 1 < 400 << 10
+
+
+MANY = File(tensors={f"layers.{i}.some.long.name.of.a.block.weight": Tensor((1200,)) for i in range(1500)})
+
+
+def test_two_requests_where_the_pickle_is_large(serve) -> None:
+    url, log = serve(contents(MANY))
+    remote = open_checkpoint(url)
+    assert len(remote.tensors) == 1500
+    assert not remote.problems
+    assert len(log) == 2
+    assert int(log[1].rpartition("-")[2]) > HEAD
+
+
+def test_three_requests_where_the_directory_is_larger_than_the_tail(serve) -> None:
+    url, log = serve(contents(File(tensors={f"l.{i}": Tensor((1200,)) for i in range(4000)})))
+    assert len(open_checkpoint(url).tensors) == 4000
+    assert len(log) == 3
+
+
+def test_the_values_of_one_tensor_are_one_request_more(serve) -> None:
+    url, log = serve(contents(LARGE))
+    entry, statistics = tensor_statistics(url, "layers.30.weight")
+    assert (entry.key, statistics.count, statistics.zeros) == ("layers.30.weight", 64 * 128, 64 * 128)
+    assert len(log) <= 5
 
 
 def test_a_small_file_is_one_request(serve) -> None:
@@ -126,6 +159,20 @@ class Memory:
 
     def range(self, start: int, end: int) -> bytes:
         return self.data[start:end]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(max_size=40), st.booleans())
+def test_a_directory_that_lies_costs_no_more_than_a_request(size: int, start: int, more: bytes, wide: bool) -> None:
+    """What the end record and the first entry claim is never believed: every read gives the bytes that are there."""
+    entry = b"PK\x01\x02" + bytes(16) + size.to_bytes(4, "little") + bytes(18) + start.to_bytes(4, "little") + more
+    end = b"PK\x05\x06" + bytes(8) + bytes(4) + start.to_bytes(4, "little") + bytes(2)
+    locator = b"PK\x06\x06" + bytes(44) + (start * size).to_bytes(8, "little") + b"PK\x06\x07" + bytes(16)
+    data = bytes(range(256)) * 2000 + entry + (locator if wide else b"") + end
+    source = RangeSource("x", Memory(data))
+    assert source.read(0, 4096) == data[:4096]
+    assert source.read(4000, 300_000) == data[4000:304_000]
+    assert source.requests <= 4
 
 
 def test_what_was_fetched_is_kept() -> None:

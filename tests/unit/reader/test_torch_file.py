@@ -214,3 +214,38 @@ def test_nothing_in_a_file_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = read(MemorySource(data))
     monkeypatch.undo()
     assert "antigravity.Anything" in {g.full_name for g in checkpoint.globals}
+
+
+class TestLocalHeaders:
+    @staticmethod
+    def without(name: str) -> Checkpoint:
+        """A file with an extra record, in which the local header of one record is destroyed."""
+        out = io.BytesIO(contents(File(tensors={"a": (4,)})))
+        with zipfile.ZipFile(out, "a") as archive:
+            archive.writestr("archive/extra.txt", "hello")
+        data = bytearray(out.getvalue())
+        at = data.index(f"archive/{name}".encode()) - 30
+        data[at : at + 4] = b"XXXX"
+        return read(MemorySource(bytes(data)))
+
+    def test_of_a_record_that_nothing_reads(self) -> None:
+        found = self.without("extra.txt")
+        assert [p.record for p in found.problems_of(ProblemKind.ARCHIVE_MALFORMED)] == ["extra.txt"]
+        assert not any(p.fatal for p in found.problems)
+        assert len(found.tensors) == 1
+
+    @pytest.mark.parametrize("name", ["data.pkl", "data/0", "version", "byteorder"])
+    def test_of_a_record_that_torch_reads(self, name: str) -> None:
+        assert any(p.fatal and p.record == name for p in self.without(name).problems)
+
+
+class TestOneProblemIsSaidOnce:
+    def test_a_legacy_file_that_breaks_off_anywhere(self) -> None:
+        data = contents(File(legacy=True, tensors={"a": (4, 4), "b": (8,)}))
+        for cut in range(1, len(data)):
+            assert len(read(MemorySource(data[:cut])).problems) == 1, cut
+
+    def test_a_legacy_file_with_a_storage_of_no_known_class(self) -> None:
+        data = contents(File(legacy=True, tensors={"a": (4,)})).replace(b"FloatStorage", b"FloatStoragf")
+        (problem,) = read(MemorySource(data)).problems
+        assert "FloatStoragf" in problem.message

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
 import math
 import struct
+import zipfile
 from pathlib import Path
 
+import pytest
+
 from relight.core.checkpoint import ProblemKind
-from relight.reader.verify import verify
+from relight.core.errors import UsageError
+from relight.reader.verify import damages, verify
 from relight.rulekit import File, Tensor
 from relight.testing import write
 
@@ -86,3 +91,35 @@ def test_compressed_records_are_inflated_piece_by_piece(tmp_path: Path) -> None:
     result = verify(packed, finite=True)
     assert result.ok
     assert result.checksums == 6
+
+
+def test_values_in_the_other_byte_order(tmp_path: Path) -> None:
+    path = tmp_path / "big.ckpt"
+    little = zipfile.ZipFile(write(File(tensors={"a": (4,)}), tmp_path / "little.ckpt"))
+    with little, zipfile.ZipFile(path, "w") as big:
+        for name in little.namelist():
+            big.writestr(name, b"big" if name.endswith("/byteorder") else little.read(name))
+    poke(path, "data/0", struct.pack(">2f", math.nan, 1.0))
+    (bad,) = verify(path, finite=True).non_finite or ()
+    assert (bad.nan, bad.inf, bad.first) == (1, 0, 0)
+    poke(path, "data/0", struct.pack("<f", math.nan))  # a plain number if read in the right order
+    assert verify(path, finite=True).non_finite == ()
+
+
+def test_a_folder_is_verified_file_by_file(tmp_path: Path) -> None:
+    write(File(raw=True, tensors={"a": (4,)}), tmp_path / "one.pt")
+    write(File(raw=True, tensors={"b": (4,)}), tmp_path / "two.pt")
+    index = {"weight_map": {"a": "one.pt", "b": "two.pt"}}
+    (tmp_path / "model.index.json").write_text(json.dumps(index))
+    result = verify(tmp_path, finite=True)
+    assert result.ok
+    assert result.records == result.checksums > 2
+    poke(tmp_path / "two.pt", "data/0", struct.pack("<f", math.inf))
+    result = verify(tmp_path, finite=True)
+    assert [(p.kind, p.record) for p in result.problems if damages(p)] == [(ProblemKind.CRC_MISMATCH, "two.pt")]
+    assert [t.key for t in result.non_finite or ()] == ["b"]
+
+
+def test_a_remote_file_is_not_fetched_to_verify_it(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Download the file first"):
+        verify("https://example.invalid/model.ckpt")
