@@ -1,0 +1,112 @@
+"""Map the keys of a checkpoint to those of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from relight.facts.mapper import exact, fused, leftovers, questions, relation
+from relight.facts.mapper.layers import Layer, Tensor, layers_of
+from relight.facts.mapper.matching import Match, Matcher, twins
+from relight.facts.mapper.pairs import KeyMap, Pair, confidence_of, pairs_of
+
+
+def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
+    """Find which tensor goes where.
+
+    Args:
+        source: Tensors of the checkpoint, in order of listing.
+        target: Tensors of the model.
+    """
+    out = KeyMap()
+    first = exact.by_prefix(source, target)
+    for key, other in first.items():
+        reason = "the same name" if key == other else "the same name but for what stands in front"
+        out.pairs[key] = Pair(key, (other,), "copy", "certain", reason)
+    used = set(first.values())
+    known = _known(source, target, first)
+    mine = layers_of([s for s in source if s.key not in used])
+    theirs = layers_of([t for t in target if t.key not in first])
+    mine, theirs = fused.fuse(mine, theirs), fused.fuse(theirs, mine)
+    all_theirs = theirs
+
+    matches = Matcher(mine, theirs, known=known).run()
+    mine, theirs = _left(mine, theirs, matches)
+    matches += leftovers.reshaped(mine, theirs, [*known, *matches])
+    weak = leftovers.unsupported(matches, all_theirs, known)
+    matches = [m for m in matches if id(m.target) not in weak]
+    mine, theirs = _left(mine, all_theirs, matches)
+    stacks = leftovers.stacked(mine, theirs, [*known, *matches])
+    done = {t.key for t, _, _ in stacks}
+    theirs = [t for t in theirs if not any(tensor.key in done for tensor in t.leaves.values())]
+    tables = leftovers.resized(mine, theirs, [*known, *matches])
+    mine, theirs = _left(mine, theirs, tables)
+    settled = [*known, *matches, *tables]
+
+    refused = ""
+    if not stacks:
+        if matches and not first:
+            refused = relation.unrelated(source, target, matches)
+        refused = refused or relation.other_blocks(source, target, settled)
+    if refused:
+        return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in source), (), refused)
+
+    _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), len(first) * 2 > len(target))
+    for tensor, source_bias in leftovers.doubled_bias(theirs, settled):
+        reason = "the bias of the output layer beside it"
+        out.pairs.setdefault(tensor.key, Pair(tensor.key, (source_bias.key,), "copy", "likely", reason))
+    for tensor, parts, op in stacks:
+        out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
+    taken = {s for pair in out.pairs.values() for s in pair.source}
+    out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
+    out.leftover = tuple(s.key for s in source if s.key not in taken)
+    out.questions = tuple(questions.ask(out, source, target))
+    return out
+
+
+def _collect(
+    out: KeyMap, known: Sequence[Match], matches: Sequence[Match], tied: Sequence[Match], same_names: bool
+) -> None:
+    """Add the tensors of matched layers.
+
+    Args:
+        out: What they are added to.
+        known: Pairs of layers that were settled by their names.
+        matches: The others.
+        tied: Pairs of layers that share their source with another.
+        same_names: Whether most of the model goes by the same names: then names that differ are meant to.
+    """
+    turned = leftovers.turned_squares([*known, *matches])
+    for m in known:
+        if id(m.target) in turned:
+            key, other = m.target.leaves["weight"].key, m.source.leaves["weight"].key
+            reason = "square, and all weights beside it are turned"
+            out.pairs[key] = Pair(key, (other,), "transpose", "likely", reason)
+    alike = twins(matches)
+    for match in (*matches, *tied):
+        twin = id(match) in alike
+        if twin and same_names:
+            continue
+        for pair in pairs_of(match, turned, confidence_of(match, twin=twin)):
+            out.pairs.setdefault(pair.target, pair)
+
+
+def _known(source: Sequence[Tensor], target: Sequence[Tensor], first: dict[str, str]) -> list[Match]:
+    """The pairs that are settled already, as pairs of layers."""
+    if not first:
+        return []
+    mine = {t.key: layer for layer in layers_of(source) for t in layer.leaves.values()}
+    seen: set[tuple[int, int]] = set()
+    out = []
+    for layer in layers_of(target):
+        for tensor in layer.leaves.values():
+            other = mine.get(first.get(tensor.key, ""))
+            if other is not None and (id(other), id(layer)) not in seen:
+                seen.add((id(other), id(layer)))
+                out.append(Match(other, layer, 0.0))
+    return out
+
+
+def _left(mine: list[Layer], theirs: list[Layer], matches: list[Match]) -> tuple[list[Layer], list[Layer]]:
+    used = {id(m.source) for m in matches}
+    done = {id(m.target) for m in matches}
+    return [s for s in mine if id(s) not in used], [t for t in theirs if id(t) not in done]

@@ -1,0 +1,116 @@
+"""What the mapper finds: pairs of keys, and what is left on both sides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from relight.facts.mapper import leftovers
+from relight.facts.mapper.matching import Match
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Where a tensor of the model comes from.
+
+    Attributes:
+        target: Key in the model.
+        source: Keys in the checkpoint, in order.
+        op: What makes the target of them: ``copy``, ``transpose``, ``reshape``, ``resize``, ``concat:D``,
+            ``split:D:I/N``, ``slice:D:A:B``, ``stack:0``, ``stack2:D``, joined by ``+``.
+        confidence: ``certain``, ``likely`` or ``ambiguous``.
+        reason: In words.
+        warning: Why the pair may be wrong although it fits, as for another kind of norm.
+    """
+
+    target: str
+    source: tuple[str, ...]
+    op: str
+    confidence: str
+    reason: str
+    warning: str = ""
+
+
+@dataclass(slots=True)
+class KeyMap:
+    """Which tensor of a checkpoint belongs where in a model.
+
+    Attributes:
+        pairs: By target key.
+        initialised: Target keys without a source.
+        leftover: Source keys that nothing needs.
+        questions: What only a person can say, with the option that answers it.
+        refused: Why nothing was mapped, where nothing was.
+    """
+
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    initialised: tuple[str, ...] = ()
+    leftover: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    refused: str = ""
+
+
+def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
+    """The tensors of two layers that belong together."""
+    out = []
+    warning = leftovers.other_norm(match)
+    s, t = match.source, match.target
+    for leaf, tensor in t.leaves.items():
+        other = s.leaves.get(leaf)
+        if other is None and len(t.leaves) == 1 and len(s.leaves) == 1:
+            other = next(iter(s.leaves.values()))
+        if other is None:
+            continue
+        op = operation(other.shape, tensor.shape)
+        if op == "copy" and id(t) in turned and len(tensor.shape) == 2:
+            op = "transpose"
+        if op is None:
+            continue
+        reason = "name and place"
+        if leaf in t.parts:
+            start = 0
+            pieces = t.parts[leaf]
+            for i, piece in enumerate(pieces):
+                dim = 1 if op == "transpose" else 0
+                if len({p.shape for p in pieces}) == 1:
+                    how = f"split:{dim}:{i}/{len(pieces)}"
+                else:
+                    how = f"slice:{dim}:{start}:{start + piece.shape[0]}"
+                start += piece.shape[0]
+                how += "" if op == "copy" else f"+{op}"
+                out.append(Pair(piece.key, (other.key,), how, confidence, "one of the fused projections"))
+        elif leaf in s.parts:
+            how = "concat:0" if op == "copy" else f"concat:0+{op}"
+            keys = tuple(p.key for p in s.parts[leaf])
+            out.append(Pair(tensor.key, keys, how, confidence, "the projections put together"))
+        else:
+            out.append(Pair(tensor.key, (other.key,), op, confidence, reason, warning))
+    return out
+
+
+def operation(source: tuple[int, ...], target: tuple[int, ...]) -> str | None:
+    """What makes one shape of another without inventing a value."""
+    if source == target:
+        return "copy"
+    if len(source) > 1 and source == target[::-1]:
+        return "transpose"
+    if _elements(source) == _elements(target):
+        return "reshape"
+    if len(source) == len(target) and sum(a != b for a, b in zip(source, target, strict=True)) == 1:
+        return "resize"
+    return None
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    n = 1
+    for size in shape:
+        n *= size
+    return n
+
+
+def confidence_of(match: Match, *, twin: bool = False) -> str:
+    """How sure a pair is; layers that only an order tells apart are never more than ambiguous."""
+    if twin:
+        return "ambiguous"
+    if match.margin > 0.6 and match.cost < (1.5 if match.margin >= 9.0 else 0.8):
+        return "certain"
+    return "likely" if match.margin > 0.15 else "ambiguous"
