@@ -208,7 +208,28 @@ def explain(source: dict, target: dict, keys=None) -> tuple[dict, dict]:
             where = [names[w] for w in order][:6]
             raise ValueError(f"{key} {list(t.shape)}: no op found from {where} {[list(u.shape) for u in used][:6]}")
         truth[key] = {"from": [names[w] for w in order], "op": op}
+    _even_or_not(truth, source)
     return truth, remarks
+
+
+def _even_or_not(truth: dict, source: dict) -> None:
+    """A tensor that is cut into parts of different sizes is sliced, also where one part happens to divide it evenly."""
+    cuts: dict = {}
+    for key, entry in truth.items():
+        name, *args = entry["op"].split("+")[0].split(":")
+        if name in ("split", "slice"):
+            cuts.setdefault((entry["from"][0], args[0]), []).append((key, name, args))
+    for (s, d), users in cuts.items():
+        kinds = {(name, args[1].split("/")[1] if name == "split" else "") for _, name, args in users}
+        if len(kinds) < 2:
+            continue
+        for key, name, args in users:
+            if name == "split":
+                i, n = map(int, args[1].split("/"))
+                size = source[s].shape[int(d)] // n
+                steps = truth[key]["op"].split("+")
+                steps[0] = f"slice:{d}:{i * size}:{(i + 1) * size}"
+                truth[key]["op"] = "+".join(steps)
 
 
 def _reordered(s: torch.Tensor, t: torch.Tensor):
