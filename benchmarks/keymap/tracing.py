@@ -145,10 +145,16 @@ def _single_ops(s: torch.Tensor, t: torch.Tensor, first: int):
 
 def _joined_ops(tensors: list):
     for d in range(tensors[0].dim()):
-        yield from (f"concat:{d}", f"concat:{d}+transpose", f"concat:{d}+reshape")
-    yield from ("stack:0", "stack:0+reshape")
+        yield from (f"concat:{d}", f"concat:{d}+transpose")
+    yield "stack:0"
     for d in range(1, tensors[0].dim() + 1):
         yield f"stack2:{d}"
+
+
+def _joined_and_reshaped_ops(tensors: list):
+    for d in range(tensors[0].dim()):
+        yield f"concat:{d}+reshape"
+    yield "stack:0+reshape"
 
 
 def explain(source: dict, target: dict, keys=None) -> tuple[dict, dict]:
@@ -196,14 +202,13 @@ def explain(source: dict, target: dict, keys=None) -> tuple[dict, dict]:
             op, note = _reordered(used[0], t64)
             if op is not None:
                 remarks[key] = note
-        if op is None and len(order) % 2 == 0:  # stack2 lists the sources in another order
-            for perm in (order[0::2] + order[1::2],):
-                for o in _joined_ops(used):
-                    if _same(o, [source[names[w]].to(torch.float64) for w in perm], t64):
-                        op, order = o, perm
-                        break
-                if op:
-                    break
+        if op is None and len(order) > 2 and len(order) % 2 == 0:  # stack2 lists the sources in another order
+            halves = [source[names[w]].to(torch.float64) for w in order[0::2] + order[1::2]]
+            op = next((o for o in _joined_ops(halves) if _same(o, halves, t64)), None)
+            order = order[0::2] + order[1::2] if op else order
+        if op is None and len(order) > 1:
+            whole = [u.to(torch.float64) for u in used]
+            op = next((o for o in _joined_and_reshaped_ops(used) if _same(o, whole, t64)), None)
         if op is None:
             where = [names[w] for w in order][:6]
             raise ValueError(f"{key} {list(t.shape)}: no op found from {where} {[list(u.shape) for u in used][:6]}")
@@ -326,7 +331,7 @@ def write(
         print("   ", case["notes"][:400])
 
 
-def convert(ident, title, source_rows, target_rows, function, **kwargs) -> None:
+def convert(ident, title, source_rows, target_rows, function, adjust=None, **kwargs) -> None:
     """One case from a function that turns a source dict into a target dict."""
     marked = mark(source_rows)
     made = function(dict(marked))
@@ -339,6 +344,8 @@ def convert(ident, title, source_rows, target_rows, function, **kwargs) -> None:
     if lost:
         print(f"    {ident}: {len(lost)} converted keys are not in the model, e.g. {lost[:3]}")
     truth, remarks = explain(marked, made, keys)
+    if adjust:
+        adjust(truth)
     write(ident, title, source_rows, target_rows, truth, remarks=remarks, **kwargs)
 
 
