@@ -29,7 +29,7 @@ def main():
     def control(cls, channels):
         return lambda: cls(spatial_dims=2, in_channels=3, **{channels: (64, 128, 256)}, attention_levels=(False, True, True),
                            num_res_blocks=1, norm_num_groups=32, num_head_channels=(0, 64, 64),
-                           conditioning_embedding_in_channels=1)
+                           conditioning_embedding_in_channels=1, with_conditioning=True, cross_attention_dim=128)
 
     def gpt(cls):
         return lambda: cls(num_tokens=512, max_seq_len=256, attn_layers_dim=256, attn_layers_depth=6, attn_layers_heads=8)
@@ -39,8 +39,8 @@ def main():
         ("monai-unet", "DiffusionModelUNet with self-attention", unet(old.DiffusionModelUNet, "num_channels"), unet(new.DiffusionModelUNet, "channels"), "diffusion_model_unet.py"),
         ("monai-unet-conditional", "DiffusionModelUNet with cross-attention", unet(old.DiffusionModelUNet, "num_channels", **conditional), unet(new.DiffusionModelUNet, "channels", **conditional), "diffusion_model_unet.py"),
         ("monai-vae3d", "AutoencoderKL in 3D", vae(old.AutoencoderKL, "num_channels"), vae(new.AutoencoderKL, "channels"), "autoencoderkl.py"),
-        ("monai-controlnet", "ControlNet", control(old.ControlNet, "num_channels"), control(new.ControlNet, "channels"), "controlnet.py"),
-        ("monai-decoder-transformer", "DecoderOnlyTransformer: to_q, to_k, to_v joined", gpt(old.DecoderOnlyTransformer), gpt(new.DecoderOnlyTransformer), "transformer.py"),
+        ("monai-controlnet", "ControlNet with cross-attention", control(old.ControlNet, "num_channels"), control(new.ControlNet, "channels"), "controlnet.py"),
+        ("monai-decoder-transformer", "DecoderOnlyTransformer without cross-attention: norm3 becomes norm2, a new norm stays initialised", gpt(old.DecoderOnlyTransformer), gpt(new.DecoderOnlyTransformer), "transformer.py"),
     ]
     for ident, what, before, after, file in cases:
         if ARGS.only not in ident:

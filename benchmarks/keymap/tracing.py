@@ -75,16 +75,20 @@ def mark(rows, dtype=torch.float64) -> dict:
 
 def apply(op: str, tensors: list, shape: list) -> torch.Tensor:
     """Apply an op of the truth to source tensors; `shape` is only used by reshape and resize."""
-    for step in op.split("+"):
+    steps = op.split("+")
+    for i, step in enumerate(steps):
         name, *args = step.split(":")
         if name == "copy":
             (t,) = tensors
         elif name == "transpose":
             (t,) = tensors
             t = t.permute(*reversed(range(t.dim())))
+        elif name == "permute":
+            (t,) = tensors
+            t = t.permute([int(a) for a in args[0].split(",")])
         elif name == "reshape":
             (t,) = tensors
-            t = t.reshape(shape)
+            t = t.reshape(shape[::-1] if "transpose" in steps[i + 1 :] else shape)
         elif name == "resize":
             (t,) = tensors
             if len(t.shape) != len(shape):
@@ -126,7 +130,7 @@ def _single_ops(s: torch.Tensor, t: torch.Tensor, first: int):
     """Candidate ops from one source tensor; `first` is the place of the target's first element in it."""
     same_size = s.numel() == t.numel()
     if same_size:
-        yield from ("copy", "transpose", "reshape", "transpose+reshape")
+        yield from ("copy", "transpose", "reshape", "transpose+reshape", "reshape+transpose")
         return
     place = []
     for n in reversed(s.shape):
@@ -153,7 +157,7 @@ def _joined_ops(tensors: list):
 
 def _joined_and_reshaped_ops(tensors: list):
     for d in range(tensors[0].dim()):
-        yield f"concat:{d}+reshape"
+        yield from (f"concat:{d}+reshape", f"concat:{d}+reshape+transpose")
     yield "stack:0+reshape"
 
 
@@ -253,6 +257,8 @@ def _reordered(s: torch.Tensor, t: torch.Tensor):
                 return "transpose+reshape", ""
             if s.dim() == 2:
                 break
+            if [s.shape[p] for p in perm] == list(t.shape):
+                return "permute:" + ",".join(map(str, perm)), ""
             return "reshape", f"dimensions in the order {perm}"
     return "reshape", "rows or channels in another order"
 
