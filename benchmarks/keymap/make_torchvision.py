@@ -169,6 +169,29 @@ def same_architecture(ident, title, build_a, build_b, pair, size, packages, url,
     )
 
 
+def by_name(function, a):
+    """{target key: source key} from a renaming function over a state_dict."""
+    return {t: s for t, s in function({k: k for k in a.state_dict()}).items()}
+
+
+def regnet_names(sd):
+    rename = subs(
+        (r"^stem\.0\.", "regnet.embedder.embedder.convolution."),
+        (r"^stem\.1\.", "regnet.embedder.embedder.normalization."),
+        (r"^trunk_output\.block(\d)\.block\d-(\d+)\.", lambda m: f"regnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),
+        (r"proj\.0\.", "shortcut.convolution."),
+        (r"proj\.1\.", "shortcut.normalization."),
+        (r"f\.([ab])\.0\.", lambda m: f"layer.{'ab'.index(m[1])}.convolution."),
+        (r"f\.([ab])\.1\.", lambda m: f"layer.{'ab'.index(m[1])}.normalization."),
+        (r"f\.c\.0\.", "layer.3.convolution."),
+        (r"f\.c\.1\.", "layer.3.normalization."),
+        (r"f\.se\.fc1\.", "layer.2.attention.0."),
+        (r"f\.se\.fc2\.", "layer.2.attention.2."),
+        (r"^fc\.", "classifier.1."),
+    )
+    return {rename(k): v for k, v in sd.items()}
+
+
 def architectures():
     import timm
     import torchvision.models as M
@@ -192,9 +215,11 @@ def architectures():
             both + name,
             timm_url + ("mobilenetv3.py" if "v3" in tv else "efficientnet.py"),
         )
+    from timm.models.regnet import _filter_fn
+
     same_architecture(
-        "tv-regnety-to-timm", "RegNetY-3.2GF: trunk_output.blockN.blockN-M.f.a/b/c to sN.bM.conv1/2/3; shortcut first against last",
-        M.regnet_y_3_2gf, lambda: timm.create_model("regnety_032"), lambda a, b, x: by_execution(a, b, x), 224,
+        "tv-regnety-to-timm", "RegNetY-3.2GF: trunk_output.blockN.blockN-M.f.a/b/c to sN.bM.conv1/2/3",
+        M.regnet_y_3_2gf, lambda: timm.create_model("regnety_032"), lambda a, b, x: by_name(_filter_fn, a), 224,
         both + "regnety_032", timm_url + "regnet.py",
     )
     hf = "torchvision 0.28.0 -> transformers 5.24.0, "
@@ -213,7 +238,7 @@ def architectures():
         "tv-regnety-to-hf", "RegNetY-3.2GF to transformers RegNetForImageClassification",
         M.regnet_y_3_2gf,
         lambda: H.RegNetForImageClassification(H.RegNetConfig(num_labels=1000, depths=[2, 5, 13, 1], hidden_sizes=[72, 216, 576, 1512], groups_width=24, layer_type="y")),
-        by_execution, 224, hf + "RegNetForImageClassification", hf_url + "regnet/convert_regnet_to_pytorch.py",
+        lambda a, b, x: by_name(regnet_names, a), 224, hf + "RegNetForImageClassification", hf_url + "regnet/convert_regnet_to_pytorch.py",
     )
 
     def swin_v2(a, b, x):
