@@ -11,6 +11,7 @@ modules, and the published function must turn all of them into the model again. 
 
 import re
 
+import torch
 import tracing as T
 
 ARGS = T.arguments()
@@ -39,11 +40,6 @@ def invert(rows, rules, order=(), extra=()):
     return sorted(result, key=rank) if order else result
 
 
-def group(*prefixes):
-    """Sort key patterns: the first prefix first; numbers in a pattern sort by value."""
-    return prefixes
-
-
 def make(ident, title, build, rules, function, order, extra=(), **kwargs):
     if ARGS.only not in ident:
         return
@@ -60,7 +56,9 @@ def main():
     make(
         "wan-to-diffusers",
         "Wan 2.1 video transformer: norm2 and norm3 exchange their names, modulation tables renamed",
-        lambda: D.WanTransformer3DModel(num_layers=4, num_attention_heads=6, attention_head_dim=128, ffn_dim=2048, text_dim=512),
+        lambda: D.WanTransformer3DModel(
+            num_layers=4, num_attention_heads=6, attention_head_dim=128, ffn_dim=2048, text_dim=512
+        ),
         [
             (r"condition_embedder\.time_embedder\.linear_1", "time_embedding.0"),
             (r"condition_embedder\.time_embedder\.linear_2", "time_embedding.2"),
@@ -79,15 +77,28 @@ def main():
             (r"^proj_out", "head.head"),
         ],
         S.convert_wan_transformer_to_diffusers,
-        [r"^patch_embedding", r"^text_embedding", r"^time_embedding", r"^time_projection", r"^blocks\.(\d+)", r"blocks\.(\d+)\.modulation"],
+        [
+            r"^patch_embedding",
+            r"^text_embedding",
+            r"^time_embedding",
+            r"^time_projection",
+            r"^blocks\.(\d+)",
+            r"blocks\.(\d+)\.modulation",
+        ],
         tags=["overlap-trap"],
     )
     # Sana
     make(
         "sana-to-diffusers",
         "Sana 600M (6 layers): fused qkv and kv split, convolutional feed-forward",
-        lambda: D.SanaTransformer2DModel(num_layers=6, num_attention_heads=36, attention_head_dim=32, num_cross_attention_heads=16,
-                                         cross_attention_head_dim=72, cross_attention_dim=1152),
+        lambda: D.SanaTransformer2DModel(
+            num_layers=6,
+            num_attention_heads=36,
+            attention_head_dim=32,
+            num_cross_attention_heads=16,
+            cross_attention_head_dim=72,
+            cross_attention_dim=1152,
+        ),
         [
             (r"^patch_embed\.proj", "x_embedder.proj"),
             (r"^time_embed\.emb\.timestep_embedder\.linear_1", "t_embedder.mlp.0"),
@@ -108,7 +119,15 @@ def main():
             (r"^proj_out", "final_layer.linear"),
         ],
         S.convert_sana_transformer_to_diffusers,
-        [r"^pos_embed", r"^x_embedder", r"^t_embedder", r"^t_block", r"^y_embedder", r"^attention_y_norm", r"^blocks\.(\d+)"],
+        [
+            r"^pos_embed",
+            r"^x_embedder",
+            r"^t_embedder",
+            r"^t_block",
+            r"^y_embedder",
+            r"^attention_y_norm",
+            r"^blocks\.(\d+)",
+        ],
         extra=[["pos_embed", [1, 1024, 1152], "float32"], ["y_embedder.y_embedding", [300, 2304], "float32"]],
     )
     # Stable Diffusion 3
@@ -118,8 +137,15 @@ def main():
     make(
         "sd3-to-diffusers",
         "Stable Diffusion 3 transformer (4 layers): x_block and context_block with fused qkv to one block",
-        lambda: D.SD3Transformer2DModel(num_layers=4, num_attention_heads=12, attention_head_dim=64, caption_projection_dim=768,
-                                        joint_attention_dim=4096, pooled_projection_dim=2048, pos_embed_max_size=96),
+        lambda: D.SD3Transformer2DModel(
+            num_layers=4,
+            num_attention_heads=12,
+            attention_head_dim=64,
+            caption_projection_dim=768,
+            joint_attention_dim=4096,
+            pooled_projection_dim=2048,
+            pos_embed_max_size=96,
+        ),
         [
             (r"^pos_embed\.pos_embed", "pos_embed"),
             (r"^pos_embed\.proj", "x_embedder.proj"),
@@ -141,7 +167,15 @@ def main():
             (r"^norm_out\.linear", "final_layer.adaLN_modulation.1"),
         ],
         S.convert_sd3_transformer_checkpoint_to_diffusers,
-        [r"^pos_embed", r"^x_embedder", r"^t_embedder", r"^y_embedder", r"^context_embedder", r"joint_blocks\.(\d+)\.", r"context_block"],
+        [
+            r"^pos_embed",
+            r"^x_embedder",
+            r"^t_embedder",
+            r"^y_embedder",
+            r"^context_embedder",
+            r"joint_blocks\.(\d+)\.",
+            r"context_block",
+        ],
     )
     # Lumina Image 2: sizes are fixed inside the function
     make(
@@ -198,17 +232,32 @@ def main():
         return rows
 
     if ARGS.only in "dcae-to-diffusers":
+
         def dcae():
-            return D.AutoencoderDC(encoder_block_out_channels=(64, 128, 256, 256), decoder_block_out_channels=(64, 128, 256, 256),
+            return D.AutoencoderDC(
+                encoder_block_out_channels=(64, 128, 256, 256),
+                decoder_block_out_channels=(64, 128, 256, 256),
                 encoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"),
                 decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock", "EfficientViTBlock"),
-                encoder_layers_per_block=(2, 2, 2, 2), decoder_layers_per_block=(2, 2, 2, 2),
-                encoder_qkv_multiscales=((), (), (5,), (5,)), decoder_qkv_multiscales=((), (), (5,), (5,)),
-                decoder_norm_types="rms_norm", downsample_block_type="conv", upsample_block_type="interpolate")
+                encoder_layers_per_block=(2, 2, 2, 2),
+                decoder_layers_per_block=(2, 2, 2, 2),
+                encoder_qkv_multiscales=((), (), (5,), (5,)),
+                decoder_qkv_multiscales=((), (), (5,), (5,)),
+                decoder_norm_types="rms_norm",
+                downsample_block_type="conv",
+                upsample_block_type="interpolate",
+            )
 
         target = T.listing(T.state_of(dcae))
-        T.convert("dcae-to-diffusers", "Deep compression autoencoder (reduced): op_list and main removed, 1x1 qkv convolution to three Linear layers",
-                  dcae_source(target), target, S.convert_autoencoder_dc_checkpoint_to_diffusers, url=URL, packages=PACK)
+        T.convert(
+            "dcae-to-diffusers",
+            "Deep compression autoencoder (reduced): op_list and main removed, 1x1 qkv convolution to three Linear layers",
+            dcae_source(target),
+            target,
+            S.convert_autoencoder_dc_checkpoint_to_diffusers,
+            url=URL,
+            packages=PACK,
+        )
     open_clip_text(S)
 
 
@@ -218,21 +267,24 @@ def open_clip_text(S):
 
     if ARGS.only not in "open-clip-text-to-hf":
         return
-    config = H.CLIPTextConfig(hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8, projection_dim=512)
+    config = H.CLIPTextConfig(
+        hidden_size=512, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=8, projection_dim=512
+    )
 
     def build():
         return H.CLIPTextModelWithProjection(config)
 
-    import torch
-
     with torch.device("meta"):
         model = build()
-    source = [[k, s, d] for k, s, d in T.listing(T.state_of(lambda: open_clip.create_model("ViT-B-32")))]
+    source = T.listing(T.state_of(lambda: open_clip.create_model("ViT-B-32")))
     T.convert(
         "open-clip-text-to-hf",
-        "open_clip ViT-B/32 checkpoint to the transformers text tower alone: in_proj split, projection transposed, vision half left over",
-        source, T.listing(model.state_dict()), lambda sd: S.convert_open_clip_checkpoint(model, sd, prefix=""),
-        url=URL, packages="open_clip 3.3.0 -> transformers 5.24.0, by diffusers 0.42.1",
+        "open_clip ViT-B/32 checkpoint to the transformers text tower alone: in_proj split, vision half left over",
+        source,
+        T.listing(model.state_dict()),
+        lambda sd: S.convert_open_clip_checkpoint(model, sd, prefix=""),
+        url=URL,
+        packages="open_clip 3.3.0 -> transformers 5.24.0, by diffusers 0.42.1",
     )
 
 

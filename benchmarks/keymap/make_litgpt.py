@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Cases from litgpt's conversions between transformers checkpoints and its own GPT, in both directions.
 
     pip install torch==2.13.0 litgpt==0.5.13
@@ -42,14 +43,80 @@ def main():
     small = {"padded_vocab_size": 8192}
     cases = [
         # HF name, litgpt config, function there, function back, what
-        ("pythia", Config.from_name("pythia-70m"), there.copy_weights_gpt_neox, None, "GPT-NeoX (Pythia-70M), fused qkv with its rows reassembled"),
-        ("tinyllama", Config.from_name("tiny-llama-1.1b", n_layer=4), there.copy_weights_hf_llama, back.copy_weights_llama, "Llama (TinyLlama widths, 4 layers), grouped queries: q, k, v joined unevenly"),
-        ("phi", Config.from_name("phi-1_5", n_layer=4, padded_vocab_size=51200), there.copy_weights_phi, back.copy_weights_phi, "Phi-1.5 (4 layers), biases everywhere, q, k, v joined"),
-        ("qwen25", Config.from_name("Qwen2.5-0.5B", n_layer=8, padded_vocab_size=151936), there.copy_weights_qwen_2_5, None, "Qwen2.5-0.5B (8 layers), q, k, v with biases joined; the head is tied to the embedding"),
-        ("gemma2", Config.from_name("Gemma-2-2b", n_layer=6, n_embd=576, intermediate_size=2304, padded_vocab_size=4096), there.copy_weights_gemma_2, back.copy_weights_gemma_2, "Gemma 2 (reduced width), four norms per layer"),
-        ("olmo2", Config.from_name("OLMo-2-1124-7B", n_layer=6, n_embd=1024, n_head=16, n_query_groups=16, head_size=64, intermediate_size=4096, **small), there.copy_weights_olmo2, back.copy_weights_olmo2, "OLMo 2 (reduced width), norms after the layers and on q and k"),
-        ("mixtral", Config.from_name("Mixtral-8x7B-v0.1", n_layer=3, n_embd=512, n_head=8, n_query_groups=2, head_size=64, intermediate_size=1024, padded_vocab_size=8000), there.copy_weights_hf_llama, None, "Mixtral (reduced width): experts w1, w3, w2 to fc_1, fc_2, proj"),
-        ("qwen3", Config.from_name("Qwen3-0.6B", n_layer=6, **small), there.copy_weights_qwen_3, back.copy_weights_qwen_3, "Qwen3-0.6B (6 layers), norms on q and k"),
+        (
+            "pythia",
+            Config.from_name("pythia-70m"),
+            there.copy_weights_gpt_neox,
+            None,
+            "GPT-NeoX (Pythia-70M), fused qkv with its rows reassembled",
+        ),
+        (
+            "tinyllama",
+            Config.from_name("tiny-llama-1.1b", n_layer=4),
+            there.copy_weights_hf_llama,
+            back.copy_weights_llama,
+            "Llama (TinyLlama widths, 4 layers), grouped queries: q, k, v joined unevenly",
+        ),
+        (
+            "phi",
+            Config.from_name("phi-1_5", n_layer=4, padded_vocab_size=51200),
+            there.copy_weights_phi,
+            back.copy_weights_phi,
+            "Phi-1.5 (4 layers), biases everywhere, q, k, v joined",
+        ),
+        (
+            "qwen25",
+            Config.from_name("Qwen2.5-0.5B", n_layer=8, padded_vocab_size=151936),
+            there.copy_weights_qwen_2_5,
+            None,
+            "Qwen2.5-0.5B (8 layers), q, k, v with biases joined; the head is tied to the embedding",
+        ),
+        (
+            "gemma2",
+            Config.from_name("Gemma-2-2b", n_layer=6, n_embd=576, intermediate_size=2304, padded_vocab_size=4096),
+            there.copy_weights_gemma_2,
+            back.copy_weights_gemma_2,
+            "Gemma 2 (reduced width), four norms per layer",
+        ),
+        (
+            "olmo2",
+            Config.from_name(
+                "OLMo-2-1124-7B",
+                n_layer=6,
+                n_embd=1024,
+                n_head=16,
+                n_query_groups=16,
+                head_size=64,
+                intermediate_size=4096,
+                **small,
+            ),
+            there.copy_weights_olmo2,
+            back.copy_weights_olmo2,
+            "OLMo 2 (reduced width), norms after the layers and on q and k",
+        ),
+        (
+            "mixtral",
+            Config.from_name(
+                "Mixtral-8x7B-v0.1",
+                n_layer=3,
+                n_embd=512,
+                n_head=8,
+                n_query_groups=2,
+                head_size=64,
+                intermediate_size=1024,
+                padded_vocab_size=8000,
+            ),
+            there.copy_weights_hf_llama,
+            None,
+            "Mixtral (reduced width): experts w1, w3, w2 to fc_1, fc_2, proj",
+        ),
+        (
+            "qwen3",
+            Config.from_name("Qwen3-0.6B", n_layer=6, **small),
+            there.copy_weights_qwen_3,
+            back.copy_weights_qwen_3,
+            "Qwen3-0.6B (6 layers), norms on q and k",
+        ),
     ]
     for name, config, forth, reverse, what in cases:
         lit = T.listing(T.state_of(lambda config=config: GPT(config)))
@@ -66,7 +133,9 @@ def main():
         if ARGS.only in ident:
             tied = ["tied"] if name in ("qwen25", "gemma2") else []
             source = [r for r in hf[name] if not (tied and r[0] == "lm_head.weight")]  # as save_pretrained writes it
-            T.convert(ident, what, source, lit, to_lit, url=URL + "convert_hf_checkpoint.py", packages=packages, tags=tied)
+            T.convert(
+                ident, what, source, lit, to_lit, url=URL + "convert_hf_checkpoint.py", packages=packages, tags=tied
+            )
         ident = f"litgpt-{name}-to-hf"
         if reverse and ARGS.only in ident and name in ("tinyllama", "phi"):
 
@@ -76,7 +145,13 @@ def main():
                 return out
 
             T.convert(
-                ident, "The reverse: " + what, lit, hf[name], to_hf, url=URL + "convert_lit_checkpoint.py", packages=packages
+                ident,
+                "The reverse: " + what,
+                lit,
+                hf[name],
+                to_hf,
+                url=URL + "convert_lit_checkpoint.py",
+                packages=packages,
             )
 
 

@@ -10,7 +10,7 @@ Truth: the new release's `checkpoint_filter_fn` of that model file, which exists
 tensors. Where the file has no such function (`None` below), equal names are meant, as timm loads them.
 """
 
-import importlib  # noqa: TID251
+import importlib
 import re
 
 import tracing as T
@@ -19,13 +19,69 @@ ARGS = T.arguments("timm04", "timm06")
 URL = "https://github.com/huggingface/pytorch-image-models/blob/v1.0.31/timm/models/"
 CASES = [
     # id, model, option, old version, module, tags, what
-    ("timm04-levit-to-timm1", "levit_128s", "timm04", "0.4.12", "levit", [], "LeViT: c/bn to linear/bn, flat blocks to stages, attention-bias indices dropped"),
-    ("timm06-tresnet-to-timm1", "tresnet_m", "timm06", "0.6.13", "tresnet", [], "TResNet: in-place ABN pairs to named conv and bn"),
-    ("timm06-pit-to-timm1", "pit_s_224", "timm06", "0.6.13", "pit", ["overlap-trap"], "PiT: pooling layers move from the end of a stage to the start of the next"),
-    ("timm06-swin-to-timm1", "swin_tiny_patch4_window7_224", "timm06", "0.6.13", "swin_transformer", ["overlap-trap"], "Swin: downsample moves from the end of a stage to the start of the next; masks and indices not stored"),
-    ("timm06-poolformer-to-timm1", "poolformer_s12", "timm06", "0.6.13", "metaformer", [], "PoolFormer becomes a MetaFormer: other modules, layer scales, stem and norms"),
-    ("timm06-sequencer-to-timm1", "sequencer2d_s", "timm06", "0.6.13", "sequencer", ["overlap-trap"], "Sequencer2D (LSTMs): flat blocks to stages with downsampling"),
-    ("timm06-swinv2cr-to-timm1", "swinv2_cr_tiny_224", "timm06", "0.6.13", "swin_transformer_v2_cr", ["easy"], "SwinV2-CR: only the head moves to head.fc"),
+    (
+        "timm04-levit-to-timm1",
+        "levit_128s",
+        "timm04",
+        "0.4.12",
+        "levit",
+        [],
+        "LeViT: c/bn to linear/bn, flat blocks to stages, attention-bias indices dropped",
+    ),
+    (
+        "timm06-tresnet-to-timm1",
+        "tresnet_m",
+        "timm06",
+        "0.6.13",
+        "tresnet",
+        [],
+        "TResNet: in-place ABN pairs to named conv and bn",
+    ),
+    (
+        "timm06-pit-to-timm1",
+        "pit_s_224",
+        "timm06",
+        "0.6.13",
+        "pit",
+        [],
+        "PiT (names of the original files): pools.N to transformers.N+1.pool",
+    ),
+    (
+        "timm06-swin-to-timm1",
+        "swin_tiny_patch4_window7_224",
+        "timm06",
+        "0.6.13",
+        "swin_transformer",
+        ["overlap-trap"],
+        "Swin: downsample moves from the end of a stage to the start of the next; masks and indices not stored",
+    ),
+    (
+        "timm06-poolformer-to-timm1",
+        "poolformer_s12",
+        "timm06",
+        "0.6.13",
+        "metaformer",
+        [],
+        "PoolFormer becomes a MetaFormer: other modules, layer scales, stem and norms",
+    ),
+    (
+        "timm06-sequencer-to-timm1",
+        "sequencer2d_s",
+        "timm06",
+        "0.6.13",
+        "sequencer",
+        ["overlap-trap"],
+        "Sequencer2D (LSTMs): flat blocks to stages with downsampling",
+    ),
+    (
+        "timm06-swinv2cr-to-timm1",
+        "swinv2_cr_tiny_224",
+        "timm06",
+        "0.6.13",
+        "swin_transformer_v2_cr",
+        ["easy"],
+        "SwinV2-CR: only the head moves to head.fc",
+    ),
 ]
 
 
@@ -44,7 +100,10 @@ def levit(sd, model):
 
 def tresnet(sd, model):
     """The published function also adds 1e-5 to the absolute BatchNorm weights; the marks are read without that."""
-    return {k: v.round() for k, v in importlib.import_module("timm.models.tresnet").checkpoint_filter_fn(sd, model).items()}
+    return {
+        k: v.round()
+        for k, v in importlib.import_module("timm.models.tresnet").checkpoint_filter_fn(sd, model).items()  # noqa: TID251
+    }
 
 
 SPECIAL = {"levit": levit, "tresnet": tresnet}
@@ -74,7 +133,7 @@ def main():
             continue
         new = T.state_of(lambda name=name: timm.create_model(name))
         model = timm.create_model(name)
-        function = SPECIAL.get(module) or importlib.import_module("timm.models." + module).checkpoint_filter_fn
+        function = SPECIAL.get(module) or importlib.import_module("timm.models." + module).checkpoint_filter_fn  # noqa: TID251
         source = original_pit(old[option][name]) if module == "pit" else old[option][name]
         T.convert(
             ident,
@@ -83,7 +142,7 @@ def main():
             T.listing(new),
             lambda sd, f=function, m=model: f(sd, m),
             url=URL + module + ".py",
-            packages=f"timm {version} -> timm 1.0.31, {name}",
+            packages=f"{'original names, from ' if module == 'pit' else ''}timm {version} -> timm 1.0.31, {name}",
             tags=tags,
         )
 

@@ -13,8 +13,8 @@
 
 import re
 
-import tracing as T
 import torch
+import tracing as T
 
 ARGS = T.arguments()
 RAW = "https://github.com/pytorch/vision/blob/v0.28.0/torchvision/"
@@ -105,8 +105,12 @@ def randomise(model):
     with torch.no_grad():
         for name, t in model.state_dict().items():
             if t.is_floating_point() and "coords_table" not in name:
-                t.copy_(torch.rand(t.shape, generator=g, dtype=t.dtype) * 0.5 + 0.5 if "var" in name else
-                        torch.randn(t.shape, generator=g, dtype=t.dtype) / max(1, t[0].numel() if t.dim() else 1) ** 0.5)
+                t.copy_(
+                    torch.rand(t.shape, generator=g, dtype=t.dtype) * 0.5 + 0.5
+                    if "var" in name
+                    else torch.randn(t.shape, generator=g, dtype=t.dtype)
+                    / max(1, t[0].numel() if t.dim() else 1) ** 0.5
+                )
 
 
 def reached(model, x):
@@ -114,7 +118,9 @@ def reached(model, x):
     seen, hooks = [], []
     for name, m in model.named_modules():
         if next(m.parameters(recurse=False), None) is not None:
-            hooks.append(m.register_forward_hook(lambda m, i, o, name=name: seen.append(name) if name not in seen else 0))
+            hooks.append(
+                m.register_forward_hook(lambda m, i, o, name=name: seen.append(name) if name not in seen else 0)
+            )
     with torch.no_grad():
         out = model(x)
     for h in hooks:
@@ -164,21 +170,31 @@ def same_architecture(ident, title, build_a, build_b, pair, size, packages, url,
         raise ValueError(f"{ident}: outputs differ by {float((ya - yb).abs().max())}, spread {float(ya.std())}")
     real_a, real_b = (T.state_of(build) for build in (build_a, build_b))
     T.convert(
-        ident, title, T.listing(real_a), T.listing(real_b), function, url=url, packages=packages, tags=tags,
+        ident,
+        title,
+        T.listing(real_a),
+        T.listing(real_b),
+        function,
+        url=url,
+        packages=packages,
+        tags=tags,
         notes="Proved by equal outputs with random weights.",
     )
 
 
 def by_name(function, a):
     """{target key: source key} from a renaming function over a state_dict."""
-    return {t: s for t, s in function({k: k for k in a.state_dict()}).items()}
+    return dict(function({k: k for k in a.state_dict()}))
 
 
 def regnet_names(sd):
     rename = subs(
         (r"^stem\.0\.", "regnet.embedder.embedder.convolution."),
         (r"^stem\.1\.", "regnet.embedder.embedder.normalization."),
-        (r"^trunk_output\.block(\d)\.block\d-(\d+)\.", lambda m: f"regnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}."),
+        (
+            r"^trunk_output\.block(\d)\.block\d-(\d+)\.",
+            lambda m: f"regnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.",
+        ),
         (r"proj\.0\.", "shortcut.convolution."),
         (r"proj\.1\.", "shortcut.normalization."),
         (r"f\.([ab])\.0\.", lambda m: f"layer.{'ab'.index(m[1])}.convolution."),
@@ -200,8 +216,18 @@ def architectures():
     both = "torchvision 0.28.0 -> timm 1.0.31, "
     timm_url = "https://github.com/huggingface/pytorch-image-models/blob/v1.0.31/timm/models/"
     for tv, name, title, kwargs in (
-        ("efficientnet_b0", "efficientnet_b0", "EfficientNet-B0: numbered features and block lists to named layers", {}),
-        ("mobilenet_v3_large", "mobilenetv3_large_100", "MobileNetV3-L: flat features to stages of blocks, classifier Linear", {}),
+        (
+            "efficientnet_b0",
+            "efficientnet_b0",
+            "EfficientNet-B0: numbered features and block lists to named layers",
+            {},
+        ),
+        (
+            "mobilenet_v3_large",
+            "mobilenetv3_large_100",
+            "MobileNetV3-L: flat features to stages of blocks, classifier Linear",
+            {},
+        ),
         ("mobilenet_v2", "mobilenetv2_100", "MobileNetV2: features.N.conv to stages of named layers", {}),
         ("mnasnet1_0", "mnasnet_100", "MnasNet-1.0: layers.N to stages of named layers", {}),
     ):
@@ -218,27 +244,56 @@ def architectures():
     from timm.models.regnet import _filter_fn
 
     same_architecture(
-        "tv-regnety-to-timm", "RegNetY-3.2GF: trunk_output.blockN.blockN-M.f.a/b/c to sN.bM.conv1/2/3",
-        M.regnet_y_3_2gf, lambda: timm.create_model("regnety_032"), lambda a, b, x: by_name(_filter_fn, a), 224,
-        both + "regnety_032", timm_url + "regnet.py",
+        "tv-regnety-to-timm",
+        "RegNetY-3.2GF: trunk_output.blockN.blockN-M.f.a/b/c to sN.bM.conv1/2/3",
+        M.regnet_y_3_2gf,
+        lambda: timm.create_model("regnety_032"),
+        lambda a, b, x: by_name(_filter_fn, a),
+        224,
+        both + "regnety_032",
+        timm_url + "regnet.py",
     )
     hf = "torchvision 0.28.0 -> transformers 5.24.0, "
     hf_url = "https://github.com/huggingface/transformers/blob/v4.40.0/src/transformers/models/"
     same_architecture(
-        "tv-resnet50-to-hf", "ResNet-50 to transformers ResNetForImageClassification (layerN.M.convK to stages, layers, convolution, normalization)",
-        M.resnet50, lambda: H.ResNetForImageClassification(H.ResNetConfig(num_labels=1000)), by_execution, 224,
-        hf + "ResNetForImageClassification", hf_url + "resnet/convert_resnet_to_pytorch.py",
+        "tv-resnet50-to-hf",
+        "ResNet-50 to transformers ResNetForImageClassification (layerN.M.convK to stages, layers, convolution, normalization)",
+        M.resnet50,
+        lambda: H.ResNetForImageClassification(H.ResNetConfig(num_labels=1000)),
+        by_execution,
+        224,
+        hf + "ResNetForImageClassification",
+        hf_url + "resnet/convert_resnet_to_pytorch.py",
     )
     same_architecture(
-        "tv-resnet18-to-hf", "ResNet-18 (basic blocks) to transformers ResNetForImageClassification",
-        M.resnet18, lambda: H.ResNetForImageClassification(H.ResNetConfig(num_labels=1000, depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic")),
-        by_execution, 224, hf + "ResNetForImageClassification", hf_url + "resnet/convert_resnet_to_pytorch.py",
+        "tv-resnet18-to-hf",
+        "ResNet-18 (basic blocks) to transformers ResNetForImageClassification",
+        M.resnet18,
+        lambda: H.ResNetForImageClassification(
+            H.ResNetConfig(num_labels=1000, depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic")
+        ),
+        by_execution,
+        224,
+        hf + "ResNetForImageClassification",
+        hf_url + "resnet/convert_resnet_to_pytorch.py",
     )
     same_architecture(
-        "tv-regnety-to-hf", "RegNetY-3.2GF to transformers RegNetForImageClassification",
+        "tv-regnety-to-hf",
+        "RegNetY-3.2GF to transformers RegNetForImageClassification",
         M.regnet_y_3_2gf,
-        lambda: H.RegNetForImageClassification(H.RegNetConfig(num_labels=1000, depths=[2, 5, 13, 1], hidden_sizes=[72, 216, 576, 1512], groups_width=24, layer_type="y")),
-        lambda a, b, x: by_name(regnet_names, a), 224, hf + "RegNetForImageClassification", hf_url + "regnet/convert_regnet_to_pytorch.py",
+        lambda: H.RegNetForImageClassification(
+            H.RegNetConfig(
+                num_labels=1000,
+                depths=[2, 5, 13, 1],
+                hidden_sizes=[72, 216, 576, 1512],
+                groups_width=24,
+                layer_type="y",
+            )
+        ),
+        lambda a, b, x: by_name(regnet_names, a),
+        224,
+        hf + "RegNetForImageClassification",
+        hf_url + "regnet/convert_regnet_to_pytorch.py",
     )
 
     def swin_v2(a, b, x):
@@ -246,7 +301,9 @@ def architectures():
         for t in b.state_dict():
             k = t
             k = k.replace("patch_embed.proj", "features.0.0").replace("patch_embed.norm", "features.0.2")
-            k = re.sub(r"layers\.(\d)\.blocks\.(\d+)\.", lambda m: f"features.{2 * int(m.group(1)) + 1}.{m.group(2)}.", k)
+            k = re.sub(
+                r"layers\.(\d)\.blocks\.(\d+)\.", lambda m: f"features.{2 * int(m.group(1)) + 1}.{m.group(2)}.", k
+            )
             k = re.sub(r"layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m.group(1))}.", k)
             k = k.replace("mlp.fc1", "mlp.0").replace("mlp.fc2", "mlp.3").replace("head.fc", "head")
             k = k.replace("q_bias", "qkv.bias").replace("v_bias", "qkv.bias")
@@ -259,9 +316,15 @@ def architectures():
         return value[-shape[0] :] if key.endswith("v_bias") else value
 
     same_architecture(
-        "tv-swinv2-to-timm", "Swin V2-T: one bias of qkv to q_bias and v_bias (k has none), features list to stages",
-        M.swin_v2_t, lambda: timm.create_model("swinv2_tiny_window8_256"), swin_v2, 256,
-        both + "swinv2_tiny_window8_256", timm_url + "swin_transformer_v2.py", cut=swin_cut,
+        "tv-swinv2-to-timm",
+        "Swin V2-T: one bias of qkv to q_bias and v_bias (k has none), features list to stages",
+        M.swin_v2_t,
+        lambda: timm.create_model("swinv2_tiny_window8_256"),
+        swin_v2,
+        256,
+        both + "swinv2_tiny_window8_256",
+        timm_url + "swin_transformer_v2.py",
+        cut=swin_cut,
     )
 
 

@@ -17,26 +17,133 @@ import tracing as T
 
 ARGS = T.arguments("hf4")
 URL = "https://github.com/huggingface/transformers/blob/v5.24.0/src/transformers/conversion_mapping.py"
-MOE = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 3, "vocab_size": 4096}
-TEXT = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 3, "vocab_size": 4096}
-DETR = {"use_pretrained_backbone": False, "use_timm_backbone": False, "backbone": None, "backbone_config": {"model_type": "resnet", "out_features": ["stage4"]}}
+MOE = {
+    "hidden_size": 256,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "vocab_size": 4096,
+}
+TEXT = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "vocab_size": 4096,
+}
+DETR = {
+    "use_pretrained_backbone": False,
+    "use_timm_backbone": False,
+    "backbone": None,
+    "backbone_config": {"model_type": "resnet", "out_features": ["stage4"]},
+}
 CASES = {
     # id: (class, configuration class, arguments, what)
     "swin-hf4-to-hf5": ("SwinForImageClassification", "SwinConfig", {"num_labels": 1000}, "Swin-T"),
-    "dinov2-registers-swiglu-hf4-to-hf5": ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", {"hidden_size": 384, "num_attention_heads": 6, "use_swiglu_ffn": True}, "DINOv2 with registers and SwiGLU: the fused input weight is split"),
+    "dinov2-registers-swiglu-hf4-to-hf5": (
+        "Dinov2WithRegistersModel",
+        "Dinov2WithRegistersConfig",
+        {"hidden_size": 384, "num_attention_heads": 6, "use_swiglu_ffn": True},
+        "DINOv2 with registers and SwiGLU: the fused input weight is split",
+    ),
     "vitmae-hf4-to-hf5": ("ViTMAEForPreTraining", "ViTMAEConfig", {}, "ViT-MAE pre-training model with decoder"),
-    "videomae-hf4-to-hf5": ("VideoMAEForVideoClassification", "VideoMAEConfig", {"num_labels": 400}, "VideoMAE-B: q_bias and v_bias become biases of query and value"),
-    "qwen2moe-hf4-to-hf5": ("Qwen2MoeForCausalLM", "Qwen2MoeConfig", {**MOE, "intermediate_size": 512, "moe_intermediate_size": 128, "shared_expert_intermediate_size": 512, "num_experts": 16}, "Qwen2-MoE: 16 experts stacked, a shared expert stays"),
-    "jamba-hf4-to-hf5": ("JambaForCausalLM", "JambaConfig", {**MOE, "num_hidden_layers": 8, "intermediate_size": 512, "num_experts": 4, "use_mamba_kernels": False, "attn_layer_offset": 4, "attn_layer_period": 8}, "Jamba: Mamba and attention layers, experts in every other layer"),
-    "deepseekv3-hf4-to-hf5": ("DeepseekV3ForCausalLM", "DeepseekV3Config", {**MOE, "num_key_value_heads": 8, "num_hidden_layers": 4, "first_k_dense_replace": 1, "n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "intermediate_size": 512, "q_lora_rank": 96, "kv_lora_rank": 64}, "DeepSeek-V3: latent attention, one dense layer, experts stacked"),
-    "phimoe-hf4-to-hf5": ("PhimoeForCausalLM", "PhimoeConfig", {**MOE, "intermediate_size": 512, "num_local_experts": 8}, "Phi-MoE: experts w1, w3, w2 stacked; the router renamed"),
-    "granitemoe-hf4-to-hf5": ("GraniteMoeForCausalLM", "GraniteMoeConfig", {**MOE, "intermediate_size": 512, "num_local_experts": 8}, "Granite MoE"),
+    "videomae-hf4-to-hf5": (
+        "VideoMAEForVideoClassification",
+        "VideoMAEConfig",
+        {"num_labels": 400},
+        "VideoMAE-B: q_bias and v_bias become biases of query and value",
+    ),
+    "qwen2moe-hf4-to-hf5": (
+        "Qwen2MoeForCausalLM",
+        "Qwen2MoeConfig",
+        {
+            **MOE,
+            "intermediate_size": 512,
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 512,
+            "num_experts": 16,
+        },
+        "Qwen2-MoE: 16 experts stacked, a shared expert stays",
+    ),
+    "jamba-hf4-to-hf5": (
+        "JambaForCausalLM",
+        "JambaConfig",
+        {
+            **MOE,
+            "num_hidden_layers": 8,
+            "intermediate_size": 512,
+            "num_experts": 4,
+            "use_mamba_kernels": False,
+            "attn_layer_offset": 4,
+            "attn_layer_period": 8,
+        },
+        "Jamba: Mamba and attention layers, experts in every other layer",
+    ),
+    "deepseekv3-hf4-to-hf5": (
+        "DeepseekV3ForCausalLM",
+        "DeepseekV3Config",
+        {
+            **MOE,
+            "num_key_value_heads": 8,
+            "num_hidden_layers": 4,
+            "first_k_dense_replace": 1,
+            "n_routed_experts": 8,
+            "n_group": 2,
+            "topk_group": 1,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "intermediate_size": 512,
+            "q_lora_rank": 96,
+            "kv_lora_rank": 64,
+        },
+        "DeepSeek-V3: latent attention, one dense layer, experts stacked",
+    ),
+    "phimoe-hf4-to-hf5": (
+        "PhimoeForCausalLM",
+        "PhimoeConfig",
+        {**MOE, "intermediate_size": 512, "num_local_experts": 8},
+        "Phi-MoE: experts w1, w3, w2 stacked; the router renamed",
+    ),
+    "granitemoe-hf4-to-hf5": (
+        "GraniteMoeForCausalLM",
+        "GraniteMoeConfig",
+        {**MOE, "intermediate_size": 512, "num_local_experts": 8},
+        "Granite MoE",
+    ),
     "rtdetr-hf4-to-hf5": ("RTDetrForObjectDetection", "RTDetrConfig", {"num_labels": 80}, "RT-DETR R50"),
-    "deformable-detr-hf4-to-hf5": ("DeformableDetrForObjectDetection", "DeformableDetrConfig", {**DETR, "backbone_config": {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}, "num_labels": 91}, "Deformable DETR R50"),
-    "conditional-detr-hf4-to-hf5": ("ConditionalDetrForObjectDetection", "ConditionalDetrConfig", {**DETR, "num_labels": 91}, "Conditional DETR R50"),
+    "deformable-detr-hf4-to-hf5": (
+        "DeformableDetrForObjectDetection",
+        "DeformableDetrConfig",
+        {
+            **DETR,
+            "backbone_config": {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]},
+            "num_labels": 91,
+        },
+        "Deformable DETR R50",
+    ),
+    "conditional-detr-hf4-to-hf5": (
+        "ConditionalDetrForObjectDetection",
+        "ConditionalDetrConfig",
+        {**DETR, "num_labels": 91},
+        "Conditional DETR R50",
+    ),
     "maskformer-hf4-to-hf5": ("MaskFormerForInstanceSegmentation", "MaskFormerConfig", {}, "MaskFormer Swin-B"),
-    "mllama-hf4-to-hf5": ("MllamaForConditionalGeneration", "MllamaConfig", {"text_config": {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 5, "cross_attention_layers": [3], "vocab_size": 4096, "model_type": "mllama_text_model", "pad_token_id": 0}, "vision_config": {"hidden_size": 320, "intermediate_size": 640, "attention_heads": 8, "num_hidden_layers": 3, "num_global_layers": 2, "intermediate_layers_indices": [1], "vision_output_dim": 640, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]], "model_type": "mllama_vision_model"}}, "Mllama (reduced): language and vision halves under model."),
-    "qwen2audio-hf4-to-hf5": ("Qwen2AudioForConditionalGeneration", "Qwen2AudioConfig", {"text_config": {**TEXT, "model_type": "qwen2"}, "audio_config": {"model_type": "qwen2_audio_encoder", "d_model": 192, "encoder_layers": 4, "encoder_attention_heads": 6, "encoder_ffn_dim": 768}}, "Qwen2-Audio (reduced)"),
+    "qwen2audio-hf4-to-hf5": (
+        "Qwen2AudioForConditionalGeneration",
+        "Qwen2AudioConfig",
+        {
+            "text_config": {**TEXT, "model_type": "qwen2"},
+            "audio_config": {
+                "model_type": "qwen2_audio_encoder",
+                "d_model": 192,
+                "encoder_layers": 4,
+                "encoder_attention_heads": 6,
+                "encoder_ffn_dim": 768,
+            },
+        },
+        "Qwen2-Audio (reduced)",
+    ),
     "altclip-hf4-to-hf5": ("AltCLIPModel", "AltCLIPConfig", {}, "AltCLIP"),
 }
 
@@ -72,7 +179,9 @@ def one(ident, what, source, cls, config, save_file, torch):
         with tempfile.TemporaryDirectory() as folder:
             config.architectures = [cls.__name__]
             config.save_pretrained(folder)
-            save_file({k: v.contiguous() for k, v in sd.items()}, Path(folder, "model.safetensors"), metadata={"format": "pt"})
+            save_file(
+                {k: v.contiguous() for k, v in sd.items()}, Path(folder, "model.safetensors"), metadata={"format": "pt"}
+            )
             model, info = cls.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
         if info["unexpected_keys"]:
             print(f"    {ident}: not used: {sorted(info['unexpected_keys'])[:4]}")

@@ -375,7 +375,11 @@ def old_listings(path: str, setup: str, python: str = sys.executable) -> dict:
     """Listings from another release: `setup` defines BUILD = {name: function}; `path` holds the old packages."""
     code = CHILD.format(here=str(HERE), setup=setup)
     done = subprocess.run(
-        [python, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}, check=False
+        [python, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"},
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
