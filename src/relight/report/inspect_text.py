@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
+from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
 from relight.core.objects import (
     Global,
     ListNode,
@@ -68,9 +68,11 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
     layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
     yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
     for problem in checkpoint.problems[:8]:
-        kind = "error" if problem.fatal else "warning"
+        # A folder is not damaged for being one.
+        fatal = problem.fatal and problem.kind is not ProblemKind.UNSUPPORTED
+        kind = "error" if fatal else "warning"
         where = f"{problem.record}: " if problem.record else ""
-        yield from _painted(style, kind, f"{'damaged' if problem.fatal else 'note'}: {where}{problem.message}")
+        yield from _painted(style, kind, f"{'damaged' if fatal else 'note'}: {where}{problem.message}")
     if not checkpoint.readable and not checkpoint.tensors:
         return
     yield from _hyper_parameters(view, style, everything=everything)
@@ -94,7 +96,7 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
         "training-state": "a training state (not of Lightning)",
         "module": "a whole pickled object",
     }.get(view.kind, "a pickled object")
-    if checkpoint.layout is Layout.SAFETENSORS:
+    if checkpoint.layout is Layout.SAFETENSORS or (view.kind == "other" and checkpoint.root is None):
         kind = "weights"
     parts = [kind]
     if view.epoch is not None:
