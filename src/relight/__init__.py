@@ -7,6 +7,7 @@ The functions have the names of the commands and give the same results:
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
+- `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
 
 Everything else hangs off their results: `Checkpoint`, `Report`, `Finding`, `Fix`, `ModelSpec`, `Environment`.
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, inspect, spec, verify
+    from relight.api import check, diff, inspect, map_keys, spec, verify
     from relight.core.checkpoint import Checkpoint
     from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
     from relight.core.finding import Finding, Fix, Report, Verdict
@@ -30,6 +31,7 @@ _HOMES = {
     "check": "relight.api",
     "diff": "relight.api",
     "inspect": "relight.api",
+    "map_keys": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
@@ -63,6 +65,7 @@ __all__ = [
     "check",
     "diff",
     "inspect",
+    "map_keys",
     "spec",
     "verify",
 ]

@@ -6,14 +6,19 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import TypeAlias
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.finding import Report
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.facts.diff import Difference
+    from relight.facts.mapper.layers import Tensor
+    from relight.facts.mapper.pairs import KeyMap
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
+
+    TensorLike: TypeAlias = "tuple[str, Iterable[int], str]"
 
 # Every function imports what it needs when it is called: `inspect` costs what reading costs, and nothing of the rules.
 
@@ -207,6 +212,94 @@ def diff(left: str | os.PathLike[str], right: str | os.PathLike[str], *, values:
     from relight.reader import open_checkpoint
 
     return compare(open_checkpoint(left), open_checkpoint(right), with_values=values)
+
+
+def map_keys(
+    source: str | os.PathLike[str] | Iterable[TensorLike],
+    target: str | os.PathLike[str] | ModelSpec | type | Iterable[TensorLike],
+    *,
+    rules: str | None = None,
+    prefix: str = "",
+    only: str = "ambiguous",
+    drop: Sequence[str] = (),
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    python: str | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> KeyMap:
+    """Find which tensor of a checkpoint belongs where in a model.
+
+    Args:
+        source: The checkpoint, a ``.json`` list of ``[key, shape, dtype]``, or such triples.
+        target: What it is mapped to: a model as for `check`, another checkpoint, such a list, or triples.
+        rules: Text of a TOML file with rules; then they say what goes where, and nothing is inferred.
+        prefix: Use only keys of the checkpoint that start so, without it.
+        only: The least confidence of pairs: ``ambiguous``, ``likely`` or ``certain``.
+        drop: Ops that are not wanted, as ``resize``.
+        init: Keyword arguments for the constructor of the target.
+        hparams_file: YAML or CSV file with arguments.
+        python: Interpreter to build the target with.
+        announce: Called with one line before something slow starts.
+
+    Returns:
+        The pairs, with op, confidence and reason; what is left on both sides; and what only a person can say.
+
+    Raises:
+        SourceError: A file cannot be opened.
+        UsageError: The target does not exist or cannot be built, a file holds no tensors, or the rules make no sense.
+    """
+    from relight.facts.mapper import mapping, rule_files
+    from relight.facts.mapper.layers import Tensor
+
+    mine = _listed(source, None, init, hparams_file, python, announce)
+    checkpoint = source if isinstance(source, (str, os.PathLike)) else None
+    theirs = _listed(target, checkpoint, init, hparams_file, python, announce)
+    taken = [t for t in mine if t.key.startswith(prefix)]
+    plain = [Tensor(t.key[len(prefix) :], t.shape, t.dtype) for t in taken]
+    if rules is not None:
+        return mapping.by_rules(rule_files.parse(rules), plain, theirs)
+    return mapping.kept(mapping.map_keys(plain, theirs), only=only, drop=drop)
+
+
+def _listed(
+    side: str | os.PathLike[str] | ModelSpec | type | Iterable[TensorLike],
+    checkpoint: str | os.PathLike[str] | None,
+    init: Mapping[str, object] | None,
+    hparams_file: str | None,
+    python: str | None,
+    announce: Callable[[str], None] | None,
+) -> list[Tensor]:
+    """The tensors of one side of a mapping; a side that has a checkpoint may be a model that is built with it."""
+    import json
+
+    from relight.core.errors import UsageError
+    from relight.core.target import ModelSpec
+    from relight.facts.mapper.layers import Tensor
+    from relight.reader import open_checkpoint
+
+    if not isinstance(side, (str, os.PathLike, ModelSpec, type)):
+        return [Tensor(key, tuple(shape), dtype) for key, shape, dtype in side]
+    if isinstance(side, (str, os.PathLike)):
+        path = os.fspath(side)
+        if path.endswith(".json") and os.path.isfile(path):
+            with open(path, encoding="utf-8") as file:
+                found = json.load(file)
+            if isinstance(found, list):
+                try:
+                    return [Tensor(str(k), tuple(int(n) for n in s), str(d)) for k, s, d in found]
+                except (TypeError, ValueError):
+                    raise UsageError(f"{path} is no list of [key, shape, dtype]") from None
+        elif checkpoint is None or (os.path.exists(path) and not path.endswith((".py", ".json"))):
+            read = open_checkpoint(path)
+            if not read.tensors:
+                raise UsageError(f"{path} holds no tensors that can be read", f"relight check {path}")
+            return [Tensor(t.key, t.shape, t.dtype) for t in read.tensors]
+        model = spec(
+            path, checkpoint=checkpoint, init=init, hparams_file=hparams_file, python=python, announce=announce
+        )
+    else:
+        model = side if isinstance(side, ModelSpec) else spec(side, checkpoint=checkpoint, init=init)
+    return [Tensor(p.key, p.shape or (), p.dtype or "float32") for p in model.persistent]
 
 
 def spec(

@@ -24,7 +24,7 @@ from relight.testing import facts_of, write
 from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
-NAMES = ("check", "diff", "inspect", "rule", "rules", "spec", "tensor", "verify")
+NAMES = ("check", "diff", "inspect", "map", "rule", "rules", "spec", "tensor", "verify")
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
 
@@ -296,6 +296,7 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
         "rule": lambda: relight("explain", "layer-added", "--format", "json").out,
         "diff": lambda: relight("diff", "trained.ckpt", "classic.ckpt", "--values", "--format", "json").out,
         "verify": lambda: relight("verify", "trained.ckpt", "--finite", "--digest", "--format", "json").out,
+        "map": lambda: relight("map", "trained.ckpt", "--target", "renamed.spec.json", "--format", "json").out,
         "tensor": lambda: relight("inspect", "trained.ckpt", "--tensor", "body.0.weight", "--format", "json").out,
     }[name]()
     whole = json.loads(text)

@@ -522,6 +522,8 @@ Commands:
   explain  Explain a finding: its page, by name or code.
 
 More:
+  map     Which tensor of a checkpoint belongs where in a model, and by which
+          rules.
   diff    What differs between two checkpoints.
   verify  Read every byte once and compare checksums; find NaN and Inf.
   spec    Describe a model as JSON, to check against without torch.

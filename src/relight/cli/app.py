@@ -17,6 +17,7 @@ _COMMANDS = {
     "check": "Will it load, into this model, here? If not: why, and what to do.",
     "inspect": "What is inside a checkpoint, read without executing it.",
     "explain": "Explain a finding: its page, by name or code.",
+    "map": "Which tensor of a checkpoint belongs where in a model, and by which rules.",
     "diff": "What differs between two checkpoints.",
     "verify": "Read every byte once and compare checksums; find NaN and Inf.",
     "spec": "Describe a model as JSON, to check against without torch.",

@@ -24,6 +24,7 @@ from relight.reader.tensors import (
     Refusal,
     StorageClaim,
     TensorReader,
+    is_variable,
     module_tensors,
     rebuilds_tensor,
     storage_claim,
@@ -192,7 +193,7 @@ def _before_the_break(
 def _changed_later(calls: Iterable[Call], problems: list[Problem]) -> None:
     """Tensors that the pickle changes after making them, wherever they are: no writer does that."""
     for call in calls:
-        if (call.has_state or call.pairs or call.items) and rebuilds_tensor(call):
+        if (call.has_state or call.pairs or call.items) and rebuilds_tensor(call) and not is_variable(call):
             problems.append(
                 Problem(
                     kind=ProblemKind.PICKLE_MALFORMED,

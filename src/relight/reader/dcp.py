@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, StreamFacts, TensorEntry
 from relight.core.errors import SourceError
 from relight.core.objects import Call, DictNode, ObjectPath, Value, mapping_get, mapping_pairs
+from relight.reader import safetensors
 from relight.reader.folder import Folder, plain_name
 from relight.reader.pickle_vm import decode
 from relight.reader.source import ByteSource, LocalSource
@@ -21,6 +22,7 @@ from relight.reader.tensors import dtype_of, sizes_of
 
 _PREFIXES = ("state_dict.", "model.", "module.")
 _MANY_ITEMS = 10_000
+_HEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def read(folder: Folder) -> Checkpoint:
     entries: list[TensorEntry] = []
     lost: list[TensorEntry] = []
     refused: dict[str, str] = {}
-    bad = _incomplete(folder, items)
+    bad = _incomplete(folder, items) | _bad_safetensors(folder, items)
     for name, dtype, shape in tensors:
         if not name.startswith(prefix):
             continue
@@ -168,6 +170,25 @@ def _incomplete(folder: Folder, items: list[_Item]) -> dict[str, str]:
     for name in folder.files:
         if name.endswith(".distcp") and name not in used:
             folder.problem(ProblemKind.BYTES_AFTER, "no item of the metadata is in this file", name, fatal=False)
+    return bad
+
+
+def _bad_safetensors(folder: Folder, items: list[_Item]) -> dict[str, str]:
+    """Why an item is not whole, by name, where ``SerializationFormat.SAFETENSORS`` made each file one of safetensors.
+
+    The offsets and lengths in the metadata then say nothing: they were taken before the file had its header.
+    """
+    bad: dict[str, str] = {}
+    by_file: dict[str, list[str]] = {}
+    for item in items:
+        if item.file in folder.files:
+            by_file.setdefault(item.file, []).append(item.key)
+    for file, keys in by_file.items():
+        if not safetensors.looks_like(folder.bytes_of(file, _HEAD), folder.files[file]):
+            continue
+        checkpoint = folder.read(file)
+        here = {t.key for t in checkpoint.tensors} if checkpoint is not None else set()
+        bad |= {key: f"{file} does not have it whole" for key in keys if key not in here}
     return bad
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
 from relight.core.objects import Value
-from relight.reader import recovery, remote, safetensors, torch_file, torch_tar
+from relight.reader import recovery, remote, safetensors, tar_member, torch_file, torch_tar
 from relight.reader.archive import Archive
 from relight.reader.assemble import unusable
 from relight.reader.limits import DEFAULT_LIMITS, Limits
@@ -99,7 +99,7 @@ def _read(source: ByteSource, limits: Limits) -> Checkpoint:
         if head.startswith(signature):
             return _named(source, what, head, limits)
     if head[257:262] == b"ustar" or _is_old_tar(head):
-        members = torch_tar.members(source, limits.records)
+        members = tar_member.members(source, limits.records)
         if torch_tar.is_torch(members):
             return torch_tar.read(source, members, limits)
         return _nothing(source, _other("tar", head))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import _compat_pickle
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from relight.core.checkpoint import Sighting
 from relight.core.objects import Call, DictNode, Global, ListNode, Opaque, Persistent, SetNode, Value, mapping_pairs
@@ -11,6 +12,8 @@ from relight.reader import pickle_args as arg
 from relight.reader.limits import Limits
 from relight.reader.pickle_args import malformed, reached
 from relight.reader.pickle_depth import CONTAINERS, Depths
+
+Resolve: TypeAlias = "Callable[[Value], Value | None]"
 
 _NESTED = (b"\x80", b"PK\x03\x04")  # how a pickle or an archive inside a byte string starts
 _MANY_NESTED = 256
@@ -28,10 +31,12 @@ class Builder:
         data: Bytes that hold the stream.
         start: Where it begins.
         limits: What it may cost.
+        resolve: What a persistent id stands for, where another part of the file says it; None keeps the id.
     """
 
-    def __init__(self, data: bytes, start: int, limits: Limits) -> None:
+    def __init__(self, data: bytes, start: int, limits: Limits, resolve: Resolve | None = None) -> None:
         self.data = data
+        self.resolve = resolve
         self.start = start
         self.position = start  # behind the argument that was read last
         self.opcode = start  # of the opcode that is being followed
@@ -116,13 +121,14 @@ class Builder:
             self.depths.nest_all(node, (args, callee))
         return node
 
-    def persistent(self, pid: Any, at: int) -> Persistent:
+    def persistent(self, pid: Any, at: int) -> Value:
         """BINPERSID and PERSID."""
         node = Persistent(pid, at - self.start)
         self.persistents.append(node)
         if pid.__class__ in CONTAINERS:
             self.depths.nest_all(node, (pid,))
-        return node
+        found = None if self.resolve is None else self.resolve(pid)
+        return node if found is None else found
 
     def set_items(self, target: Any, flat: list[Any]) -> None:
         """SETITEM and SETITEMS: keys and values in turn."""

@@ -19,7 +19,7 @@ from relight.core.objects import Call, DictNode, Global, ListNode, Persistent, V
 from relight.reader import pickle_args as arg
 from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.pickle_args import Broken, malformed, reached, truncated
-from relight.reader.pickle_build import Builder
+from relight.reader.pickle_build import Builder, Resolve
 from relight.reader.pickle_depth import CONTAINERS
 from relight.reader.pickle_tensor import OPCODES, TensorShortcut
 
@@ -61,7 +61,14 @@ class Decoded:
         )
 
 
-def decode(data: bytes, start: int = 0, *, limits: Limits = DEFAULT_LIMITS, record: str | None = None) -> Decoded:
+def decode(
+    data: bytes,
+    start: int = 0,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    record: str | None = None,
+    resolve: Resolve | None = None,
+) -> Decoded:
     """Follow one pickle stream.
 
     Args:
@@ -69,8 +76,9 @@ def decode(data: bytes, start: int = 0, *, limits: Limits = DEFAULT_LIMITS, reco
         start: Where it begins.
         limits: What it may cost.
         record: Name of the archive record, for problems.
+        resolve: What a persistent id stands for, where another part of the file says it; None keeps the id.
     """
-    machine = _Machine(data, start, limits)
+    machine = _Machine(data, start, limits, resolve)
     problems: list[Problem] = []
     value: Value = None
     # Millions of small objects without cycles: the collector would walk them over and over (5 to 27 % of the time).

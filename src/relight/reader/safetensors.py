@@ -69,6 +69,17 @@ def read(source: ByteSource, limits: Limits) -> Checkpoint:
     )
 
 
+def metadata(source: ByteSource, limits: Limits) -> dict[str, str]:
+    """The texts that a file keeps under ``__metadata__``; none where its header is not sound."""
+    raw = source.read(0, 8)
+    length = int.from_bytes(raw, "little")
+    if len(raw) < 8 or length > limits.header_bytes:
+        return {}
+    problems: list[Problem] = []
+    found = _header(source.read(8, length), problems).get("__metadata__")
+    return found if isinstance(found, dict) and not problems else {}
+
+
 def _problem(kind: ProblemKind, message: str, what: str | None = None) -> Problem:
     return Problem(kind=kind, message=message, fatal=True, what=what)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,13 +9,12 @@ from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
 from relight.core.objects import ListNode, ObjectPath, Value, mapping_get, mapping_pairs
-from relight.reader import dcp
+from relight.reader import dcp, pieces
 from relight.reader.folder import Folder, ReadFile, plain_name
+from relight.reader.json_text import parse_json
 from relight.reader.limits import Limits
 from relight.reader.tensors import sizes_of
 
-_BRACKETS = re.compile(rb"[\[\]{}]")
-_JSON_DEPTH = 8
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)_(model|optim)_states\.pt$")
 
 
@@ -46,6 +44,9 @@ def read_folder(path: str, limits: Limits, read_file: ReadFile) -> Checkpoint:
         return _deepspeed(folder)
     if index is not None:
         return _indexed(folder, index)
+    found = pieces.find(folder)
+    if found:
+        return pieces.read(folder, found)
     folder.rest(set())
     return folder.checkpoint(Layout.DIRECTORY, "directory")
 
@@ -70,6 +71,10 @@ def _indexed(folder: Folder, index: str) -> Checkpoint:
             continue
         checkpoint = folder.read(shard)
         if checkpoint is None:
+            continue
+        if shard.endswith(".safetensors") and checkpoint.layout is not Layout.SAFETENSORS:
+            folder.problem(ProblemKind.ARCHIVE_MALFORMED, pieces.no_safetensors(checkpoint), shard)
+            refused |= dict.fromkeys(keys, f"{shard} is no safetensors file")
             continue
         here = {t.key: t for t in checkpoint.tensors}
         gone = {t.key: t for t in checkpoint.lost}
@@ -115,29 +120,6 @@ def _weight_map(folder: Folder, index: str) -> dict[str, str]:
         else:
             out[key] = shard
     return out
-
-
-def parse_json(raw: bytes) -> object | str:
-    """A small JSON document; a text that says what is wrong where it is none."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(raw):
-        depth += 1 if bracket in b"{[" else -1
-        deepest = max(deepest, depth)
-    if deepest > _JSON_DEPTH:
-        return f"is nested {deepest} deep"
-    doubled = False
-
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        nonlocal doubled
-        out = dict(items)
-        doubled = doubled or len(out) != len(items)
-        return out
-
-    try:
-        value: object = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
-    except (ValueError, RecursionError) as error:
-        return f"is no JSON: {error}"
-    return "has the same key twice" if doubled else value if not isinstance(value, str) else "is a text"
 
 
 # ---------------------------------------------------------------- DeepSpeed

@@ -117,7 +117,8 @@ class TensorReader:
             return None
         known = _REBUILD.get((value.callee.module, value.callee.name))
         if known is None:
-            return None
+            inner = _in_variable(value)
+            return None if inner is None else self._parameter((inner,), (key, path), depth)
         least, most, function = known
         if depth > _WRAPPED_DEPTH:
             return Refusal("a tensor inside a tensor inside a tensor")
@@ -290,8 +291,31 @@ def rebuilds_tensor(value: Value) -> bool:
     return (
         isinstance(value, Call)
         and isinstance(value.callee, Global)
-        and (value.callee.module, value.callee.name) in _REBUILD
+        and ((value.callee.module, value.callee.name) in _REBUILD or _in_variable(value) is not None)
     )
+
+
+# How torch 0.1 to 0.3 pickled a Parameter: the class called with its tensor, or empty with the tensor in its state.
+_VARIABLES = frozenset({("torch.nn.parameter", "Parameter"), ("torch.autograd.variable", "Variable")})
+
+
+def _in_variable(value: Call) -> Value | None:
+    """The tensor in a Parameter or Variable of torch before 0.4.
+
+    Source: ``Tensor.__setstate__`` in ``torch/_tensor.py`` of torch 2.13, which reads a state of five parts as (tensor,
+    gradient, hooks, requires_grad, volatile) and one of three as (requires_grad, volatile, hooks).
+    """
+    if not isinstance(value.callee, Global) or (value.callee.module, value.callee.name) not in _VARIABLES:
+        return None
+    state = value.state
+    if isinstance(state, tuple) and len(state) == 5:
+        return state[0]
+    return value.args[0] if value.args else None
+
+
+def is_variable(value: Call) -> bool:
+    """Whether a call makes a Parameter as torch before 0.4 did: those carry a state."""
+    return _in_variable(value) is not None
 
 
 def _layout_name(value: Value) -> str:

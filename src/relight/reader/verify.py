@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from relight.core.checkpoint import Checkpoint, Problem, ProblemKind, Record, TensorEntry
+from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Record, TensorEntry
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import UsageError
-from relight.reader import values
+from relight.reader import torch_tar, values
 from relight.reader.detect import open_checkpoint
 from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.remote import is_url
@@ -236,11 +236,13 @@ def _by_storage(checkpoint: Checkpoint) -> dict[str, list[TensorEntry]]:
 
 def _parts(checkpoint: Checkpoint) -> Iterator[tuple[Record, str | None]]:
     """What to read, in the order of the bytes: (record, id of the storage that it holds)."""
-    if checkpoint.records:
+    if checkpoint.records and checkpoint.layout is not Layout.TORCH_TAR:
         for record in sorted(checkpoint.records, key=lambda r: r.span.start):
             storage = record.name.removeprefix("data/") if record.name.startswith("data/") else None
             yield record, storage if storage in checkpoint.storages else None
         return
+    # The old tar keeps all storages in one member: they are read one by one, and the other members as they are.
+    yield from ((record, None) for record in checkpoint.records if record.name in torch_tar.PICKLES)
     stored = [s for s in checkpoint.storages.values() if s.span is not None]
     for entry in sorted(stored, key=lambda s: s.span.start if s.span else 0):
         assert entry.span is not None

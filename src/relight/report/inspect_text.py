@@ -100,7 +100,7 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
         "training-state": "a training state (not of Lightning)",
         "module": "a whole pickled object",
     }.get(view.kind, "a pickled object")
-    if checkpoint.layout in (Layout.SAFETENSORS, Layout.SHARDED):
+    if checkpoint.layout in (Layout.SAFETENSORS, Layout.SHARDED) or (view.kind == "other" and checkpoint.root is None):
         kind = "weights"
     parts = [kind]
     if view.epoch is not None:

@@ -66,6 +66,7 @@ class File:
         under: Key that holds the state_dict in place of ``state_dict``.
         metadata: Versions in the state_dict's ``_metadata``; None leaves it out.
         legacy: Write the layout of torch before 1.6.
+        tar: Write the layout of torch before 0.1.10.
         keep: Keep that share of the bytes only, 0 to 1: a download that broke off.
         content: Bytes of something else altogether, instead of all of the above.
     """
@@ -78,6 +79,7 @@ class File:
     under: str = "state_dict"
     metadata: Mapping[str, int] | None = None
     legacy: bool = False
+    tar: bool = False
     keep: float = 1.0
     content: bytes | None = None
 

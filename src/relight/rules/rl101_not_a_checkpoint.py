@@ -143,7 +143,7 @@ def _fix(kind: dict[str, str], facts: Facts) -> Fix:
 
 
 def _prediction(problem: Problem, facts: Facts) -> Prediction | None:
-    if problem.what in ("dcp", "deepspeed", "sharded-index", "directory"):
+    if problem.what in ("dcp", "deepspeed", "sharded-index", "hf-pieces", "directory"):
         return Prediction(Stage.OPEN, facts.call_name, "IsADirectoryError", "Is a directory")
     key = _NO_OPCODE.get(problem.what or "")
     if key is None:

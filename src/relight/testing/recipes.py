@@ -10,6 +10,7 @@ from pathlib import Path
 from relight.core.dtypes import BY_NAME
 from relight.rulekit.example import File, Tensor
 from relight.testing.pickle_writer import PickleWriter
+from relight.testing.tar_writer import TarStorage, TarTensor, tar, tar_members
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _ALIGNMENT = 64
@@ -25,7 +26,8 @@ def contents(recipe: File) -> bytes:
     """The bytes of a recipe."""
     if recipe.content is not None:
         return recipe.content
-    data = _legacy(_root(recipe), recipe) if recipe.legacy else _zip(_root(recipe), recipe)
+    layout = _tar if recipe.tar else _legacy if recipe.legacy else _zip
+    data = layout(_root(recipe), recipe)
     return data if recipe.keep >= 1 else data[: int(len(data) * recipe.keep)]
 
 
@@ -55,6 +57,8 @@ class _Storages:
         self.recipe = recipe
         self.sizes: dict[str, int] = {}
         self.itemsizes: dict[str, int] = {}
+        self.numbered: list[TarTensor] = []
+        self.stored: dict[int, TarStorage] = {}
         self._shared: dict[str, str] = {}
 
     def pickle(self, root: Mapping[str, object]) -> bytes:
@@ -91,6 +95,14 @@ class _Storages:
             self._shared[tensor.storage] = key
         self.sizes[key] = numel * dtype.itemsize
         self.itemsizes[key] = dtype.itemsize if dtype.storage is not None else 1
+        if self.recipe.tar:
+            number = 1000 + len(self.numbered)
+            strides = _contiguous(tensor.shape)
+            self.numbered.append(TarTensor(number, int(key), tensor.shape, strides))
+            self.stored[int(key)] = TarStorage(int(key), bytes(self.sizes[key]), tensor.dtype, tensor.device)
+            writer.value(str(number))
+            writer.raw(b"Q")
+            return
         # torch.save writes tensors without a storage class of their own through an untyped storage.
         typed = dtype.storage is not None
         writer.name("torch._utils._rebuild_tensor_v2" if typed else "torch._utils._rebuild_tensor_v3")
@@ -141,6 +153,12 @@ def _zip(root: Mapping[str, object], recipe: File) -> bytes:
         directory += struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, *fields, 0, 0, 0, 0, 0, offset) + full
     end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, len(records), len(records), len(directory), len(out), 0)
     return bytes(out + directory + end)
+
+
+def _tar(root: Mapping[str, object], recipe: File) -> bytes:
+    storages = _Storages(recipe)
+    body = storages.pickle(root)
+    return tar(tar_members(body, storages.stored.values(), storages.numbered))
 
 
 def _legacy(root: Mapping[str, object], recipe: File) -> bytes:

@@ -8,6 +8,7 @@ from relight.facts.mapper import exact, fused, leftovers, questions, relation
 from relight.facts.mapper.layers import Layer, Tensor, layers_of
 from relight.facts.mapper.matching import Match, Matcher, twins
 from relight.facts.mapper.pairs import KeyMap, Pair, confidence_of, pairs_of
+from relight.facts.mapper.rules import Rule, apply
 
 
 def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
@@ -110,3 +111,61 @@ def _left(mine: list[Layer], theirs: list[Layer], matches: list[Match]) -> tuple
     used = {id(m.source) for m in matches}
     done = {id(m.target) for m in matches}
     return [s for s in mine if id(s) not in used], [t for t in theirs if id(t) not in done]
+
+
+_LEVELS = ("ambiguous", "likely", "certain")
+
+
+def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) -> KeyMap:
+    """A mapping without the pairs that are not wanted; their keys stay initialised and left over.
+
+    Args:
+        found: The mapping.
+        only: The least confidence: ``ambiguous`` keeps all, ``likely`` and ``certain`` fewer.
+        drop: Ops that are not wanted, as ``resize``.
+    """
+    least = _LEVELS.index(only)
+    pairs = {
+        key: p
+        for key, p in found.pairs.items()
+        if _LEVELS.index(p.confidence) >= least and not any(op.startswith(d) for op in p.op.split("+") for d in drop)
+    }
+    taken = {s for p in pairs.values() for s in p.source}
+    gone = [p for key, p in found.pairs.items() if key not in pairs]
+    lost = dict.fromkeys(s for p in gone for s in p.source if s not in taken)
+    return KeyMap(
+        pairs,
+        (*found.initialised, *(p.target for p in gone)),
+        (*found.leftover, *lost),
+        found.questions,
+        found.refused,
+    )
+
+
+def by_rules(rules: Sequence[Rule], source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
+    """The mapping that rules say, as far as the shapes allow it.
+
+    Args:
+        rules: Rules of a person, or learnt before.
+        source: Tensors of the checkpoint.
+        target: Tensors of the model.
+    """
+    shapes = {t.key: t.shape for t in target}
+    mine = {s.key: s.shape for s in source}
+    out = KeyMap()
+    wrong = []
+    for key, (sources, op) in apply(rules, mine).items():
+        if key not in shapes:
+            continue
+        if op == "copy" and mine[sources[0]] != shapes[key]:
+            wrong.append(key)
+            continue
+        out.pairs[key] = Pair(key, sources, op, "certain", "a rule")
+    taken = {s for p in out.pairs.values() for s in p.source}
+    out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
+    out.leftover = tuple(s.key for s in source if s.key not in taken)
+    if wrong:
+        out.questions = (
+            f"{len(wrong):,} keys fit a rule but not the shape, {wrong[0]} among them: what is done to them?",
+        )
+    return out

@@ -150,7 +150,22 @@ def learn(pairs: Iterable[Pair], keys: Iterable[str] = ()) -> list[Rule]:
         uncovered -= covers[best[1]][0]
         ordered = [r for r in ordered if r is not best[1] and (r not in covers or covers[r][0] & uncovered)]
     chosen.sort(key=_order)
-    return _mended(chosen, wanted, keys or list(by_source))
+    listed = list(keys) or list(by_source)
+    return _mended(_briefer(chosen, wanted, listed), wanted, listed)
+
+
+KEEP = Rule(("",), "")  # whatever no other rule rewrites keeps its name
+
+
+def _briefer(rules: list[Rule], wanted: dict[str, Pair], keys: Sequence[str]) -> list[Rule]:
+    """The same with one rule for all names that stay, where that gives no other pair."""
+    others = [r for r in rules if r.source != (r.target,) or r.op != "copy"]
+    if len(others) == len(rules):
+        return rules
+    shorter = [*others, KEEP]
+    before, after = apply(rules, keys), apply(shorter, keys)
+    same = all(after.get(key) == (p.source, p.op) for key, p in wanted.items() if before.get(key) == (p.source, p.op))
+    return shorter if same else rules
 
 
 def _order(rule: Rule) -> tuple[int, int, str]:
@@ -184,9 +199,7 @@ def _effect(
 def _mended(rules: list[Rule], wanted: dict[str, Pair], keys: Iterable[str]) -> list[Rule]:
     """The rules, with one of its own for each pair that they do not give."""
     given = apply(rules, keys)
-    own = [
-        Rule(p.source, p.target, p.op) for p in wanted.values() if given.get(p.target) != (p.source, p.op)
-    ]
+    own = [Rule(p.source, p.target, p.op) for p in wanted.values() if given.get(p.target) != (p.source, p.op)]
     return [*own, *rules]
 
 

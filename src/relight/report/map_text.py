@@ -1,0 +1,77 @@
+"""``map`` in a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from relight.facts.describe import tensors
+from relight.facts.mapper.pairs import KeyMap
+from relight.facts.mapper.rules import KEEP, Rule, apply
+from relight.report.layout import Style, in_line, joined, shortened, wrapped
+
+_ROWS = 12
+
+
+def render(
+    found: KeyMap, rules: Sequence[Rule], source: str, target: str, style: Style, *, everything: bool = False
+) -> str:
+    """The whole text, with a final newline."""
+    return joined(_lines(found, rules, source, target, style, None if everything else _ROWS, everything))
+
+
+def _lines(
+    found: KeyMap, rules: Sequence[Rule], source: str, target: str, style: Style, limit: int | None, everything: bool
+) -> Iterator[str]:
+    head = f"{in_line(source)} -> {in_line(target)}"
+    if found.refused:
+        yield style.paint(f"{head}: not mapped", "bold")
+        yield from wrapped(f"{found.refused}.", style)
+        return
+    total = len(found.pairs) + len(found.initialised)
+    complete = not found.initialised
+    yield style.paint(f"{head}: {len(found.pairs):,} of {tensors(total)} found", "good" if complete else "bold")
+    counts = Counter(p.confidence for p in found.pairs.values())
+    said = ", ".join(f"{counts[level]:,} {level}" for level in ("certain", "likely", "ambiguous") if counts[level])
+    if said:
+        yield f"  {said}"
+    if all(p.target == p.source[0] and p.op == "copy" for p in found.pairs.values()) and found.pairs:
+        yield "  under the same names"
+    elif rules:
+        yield ""
+        yield style.paint("rules", "bold")
+        yield from _rules(found, rules, style, limit)
+    if everything:
+        yield ""
+        yield style.paint("pairs", "bold")
+        for p in found.pairs.values():
+            note = ", ".join(n for n in ("" if p.op == "copy" else p.op, p.confidence, p.warning) if n)
+            yield f"  {in_line(' + '.join(p.source))} -> {in_line(p.target)}  ({note})"
+    for title, keys in (("stay initialised", found.initialised), ("left over", found.leftover)):
+        if keys:
+            yield ""
+            yield style.paint(f"{title}: {tensors(len(keys))}", "bold")
+            yield from (f"  {shortened(in_line(key), style.width - 2)}" for key in keys[:limit])
+            if limit is not None and len(keys) > limit:
+                yield f"  and {len(keys) - limit:,} more (--all)"
+    if found.questions:
+        yield ""
+        yield style.paint("questions", "bold")
+        for question in found.questions:
+            yield from wrapped(question, style)
+
+
+def _rules(found: KeyMap, rules: Sequence[Rule], style: Style, limit: int | None) -> Iterator[str]:
+    keys = [s for p in found.pairs.values() for s in p.source]
+    shown = rules[:limit]
+    width = min(max(len(" + ".join(r.source)) for r in shown), style.width // 2)
+    for rule in shown:
+        if rule == KEEP:
+            yield "  the others keep their names"
+            continue
+        n = len(apply([rule], keys))
+        how = "" if rule.op == "copy" else f"{rule.op}, "
+        left = in_line(" + ".join(rule.source)) or "any key"
+        yield f"  {left.ljust(width)} -> {in_line(rule.target)}  ({how}{n:,})"
+    if limit is not None and len(rules) > limit:
+        yield f"  and {len(rules) - limit:,} more rules (--all)"
