@@ -66,6 +66,8 @@ Stacked = tuple[Tensor, tuple[Tensor, ...], str]
 
 def stacked(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[Match]) -> list[Stacked]:
     """Tensors of experts that one tensor of the target holds: ``(target, sources, op)``."""
+    if not any(len(layer.main) > 2 for layer in target):
+        return []
     families: dict[tuple[str, str], list[Layer]] = defaultdict(list)
     for layer in source:
         parts = layer.path.split(".")

@@ -19,6 +19,8 @@ _LARGE = 2500  # pairs in a class above which patterns are assigned instead of l
 _FORBIDDEN = 50.0
 _TOO_DEAR = 3.5
 _FEW_TWINS = 64
+_NEAR = 3  # parents that are looked at, from the layer upwards
+_NONE: dict[str, int] = {}
 
 SizeClass = tuple[int, ...]
 
@@ -42,7 +44,7 @@ class Learnt:
     source_words: Counter[str] = field(default_factory=Counter)
     target_words: Counter[str] = field(default_factory=Counter)
     patterns: Counter[tuple[str, str]] = field(default_factory=Counter)
-    parents: Counter[tuple[str, str]] = field(default_factory=Counter)
+    parents: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -82,7 +84,7 @@ class Matcher:
         self.order = order
         self._known = tuple(known)
         self.classes: list[tuple[list[Layer], list[Layer]]] = []
-        self._learnt = _learn(known) if known else None
+        self._learnt: Learnt | None = None
         self._backwards: set[tuple[str, str]] = set()
         sides: list[dict[SizeClass, list[Layer]]] = []
         for layers in (source, target):
@@ -106,6 +108,9 @@ class Matcher:
     def run(self) -> list[Match]:
         """The pairs, after a few rounds of learning."""
         matches: list[Match] = []
+        if not self.classes:
+            return matches
+        self._learnt = _learn(self._known) if self._known else None
         for turn in range(_ROUNDS):
             found = [m for members in self.classes for m in self._match(*members)]
             self._learnt = _learn([*self._known, *found])
@@ -167,9 +172,12 @@ class Matcher:
                     continue
                 rivals = [v for i, v in enumerate(cost[row]) if i != column]
                 margin = min([v - cost[row][column] for v in rivals], default=9.0)
-                for s, t in _aligned(groups[0][names[0][column]], groups[1][names[1][row]]):
+                here = groups[0][names[0][column]], groups[1][names[1][row]]
+                # Layers that are aligned one by one cost what the sample did.
+                same = cost[row][column] if len(here[0]) == len(here[1]) else None
+                for s, t in _aligned(*here):
                     taken.update((id(s), id(t)))
-                    out.append(Match(s, t, self.cost(s, t), margin))
+                    out.append(Match(s, t, self.cost(s, t) if same is None else same, margin))
             source = [s for s in source if id(s) not in taken]
             target = [t for t in target if id(t) not in taken]
             if not taken or not source or not target:
@@ -220,14 +228,14 @@ class Matcher:
         if not s.ancestors or not t.ancestors:
             return 1.0 if not s.ancestors and not t.ancestors else 0.5
         total = 0.0
-        mine, theirs = s.ancestors[-3:], t.ancestors[-3:]
+        mine, theirs = s.ancestors[-_NEAR:], t.ancestors[-_NEAR:]
         few, many = (mine, theirs) if len(mine) <= len(theirs) else (theirs, mine)
         turned = few is not mine
         for a in few:
             best = 0.0
             for b in many:
                 pair = (b, a) if turned else (a, b)
-                n = learnt.parents.get(pair, 0)
+                n = learnt.parents.get(pair[0], _NONE).get(pair[1], 0)
                 if n:
                     best = max(best, n / max(min(self._below_source[pair[0]], self._below_target[pair[1]]), 1))
             total += best
@@ -413,18 +421,26 @@ def _aligned(source: list[Layer], target: list[Layer]) -> list[tuple[Layer, Laye
 
 def _learn(matches: Sequence[Match]) -> Learnt:
     out = Learnt()
+    parents = out.parents
+    named: Counter[tuple[tuple[str, ...], tuple[str, ...]]] = Counter()
     for m in matches:
         out.patterns[(m.source.pattern, m.target.pattern)] += 1
-        for a in (*m.source.ancestors, m.source.path):
-            for b in (*m.target.ancestors, m.target.path):
-                out.parents[(a, b)] += 1
-        mine = [w for w in m.source.words if w not in m.target.words]
-        theirs = [w for w in m.target.words if w not in m.source.words]
-        for w in set(mine):
-            out.source_words[w] += 1
-        for w in set(theirs):
-            out.target_words[w] += 1
-        for a in set(mine):
-            for b in set(theirs):
-                out.words[(a, b)] += 1
+        # Counted by hand, and only the paths that are looked at: this is most of what mapping a large model costs.
+        theirs = (*m.target.ancestors[-_NEAR:], m.target.path)
+        for a in (*m.source.ancestors[-_NEAR:], m.source.path):
+            below = parents.get(a)
+            if below is None:
+                below = parents[a] = {}
+            for b in theirs:
+                below[b] = below.get(b, 0) + 1
+        named[(m.source.words, m.target.words)] += 1
+    for (mine, others), n in named.items():
+        apart = (set(mine) - set(others), set(others) - set(mine))
+        for w in apart[0]:
+            out.source_words[w] += n
+        for w in apart[1]:
+            out.target_words[w] += n
+        for a in apart[0]:
+            for b in apart[1]:
+                out.words[(a, b)] += n
     return out

@@ -43,6 +43,8 @@ def other_blocks(source: Sequence[Tensor], target: Sequence[Tensor], matches: Se
     """
     mine = {t.key for m in matches for t in _tensors(m.source)}
     theirs = {t.key for m in matches for t in _tensors(m.target)}
+    if all(t.key in theirs for t in target):
+        return ""
     if _half_filled(target, theirs) > _HALF_FILLED and _half_filled(source, mine) > _HALF_FILLED:
         return "the repeated blocks hold other layers: these are different models"
     return ""
