@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from relight.facts.mapper.layers import Tensor, layers_of
+from relight.facts.mapper.layers import Layer, Tensor
 from relight.facts.mapper.matching import opposed
 from relight.facts.mapper.words import stripped, vocabulary, words
 
@@ -24,7 +24,7 @@ def plain(key: str) -> str:
     return _JOINTS.sub("", stripped(key)).lower()
 
 
-def by_prefix(source: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, str]:
+def by_prefix(source: Sequence[Tensor], target: Sequence[Tensor], layers: Sequence[Layer]) -> dict[str, str]:
     """Source key by target key under one replaced prefix; empty where no prefix explains half of the target.
 
     Where layers of a family would be left over on both sides, numbers have moved, and equal names mean other layers:
@@ -51,7 +51,7 @@ def by_prefix(source: Sequence[Tensor], target: Sequence[Tensor]) -> dict[str, s
             best, best_cost = found, cost
     if not best or _shifted(source, target, best):
         return {}
-    return _whole_layers(target, best)
+    return _whole_layers(layers, best)
 
 
 def _opposed(found: dict[str, str]) -> bool:
@@ -60,10 +60,10 @@ def _opposed(found: dict[str, str]) -> bool:
     return opposed(mine, theirs)
 
 
-def _whole_layers(target: Sequence[Tensor], found: dict[str, str]) -> dict[str, str]:
+def _whole_layers(target: Sequence[Layer], found: dict[str, str]) -> dict[str, str]:
     """Without the biases and statistics of layers whose weight is not found: they would not fit what they come with."""
     alone: set[str] = set()
-    for layer in layers_of(target):
+    for layer in target:
         weight = layer.leaves.get("weight")
         if weight is not None and weight.key not in found:
             alone.update(t.key for t in layer.leaves.values())

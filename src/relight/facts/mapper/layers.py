@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -56,8 +57,18 @@ class Layer:
         block: Numbers of all segments but those in the name of the last one.
         own: Numbers in the name of the last segment.
         words: Words of the path, from the root down.
-        place: Place among the layers of equal shape in the same unit, by numbers: 0 to 1.
+        last: Words of the last segment that has any.
+        ancestors: Paths of the modules that hold it, from the root down.
+        shapes: Shapes by name of the parameter, without counters.
+        place: Place among the layers of one size in the same unit, by numbers: 0 to 1.
         fine: The same by all numbers.
+        rank: The same as a count, of ``ranks``.
+        levels: Its numbered steps.
+        inner: Whether the last of them is a number in its own name.
+        parts: By name of the parameter: the tensors that were put together, where it stands for several layers.
+        tail: The last two segments.
+        local: Place among the layers of one size in the same block, by listing: 0 to 1.
+        overall: Place among the layers of one size by unit and block, of ``overalls``.
     """
 
     path: str
@@ -87,13 +98,7 @@ class Layer:
     @property
     def numel(self) -> int:
         """Elements of all tensors."""
-        total = 0
-        for tensor in self.leaves.values():
-            n = 1
-            for size in tensor.shape:
-                n *= size
-            total += n
-        return total
+        return sum(math.prod(tensor.shape) for tensor in self.leaves.values())
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -219,7 +224,13 @@ def _describe(layer: Layer) -> None:
     if ordinal and layer.last and layer.last[-1] not in _ORDINALS.values():
         layer.words += (_ORDINALS[ordinal[1]],)
     layer.tail = tuple(parts[-2:])
-    layer.ancestors = tuple(".".join(parts[:i]) for i in range(1, len(parts)))
+    layer.ancestors = above(layer.path)
+
+
+def above(path: str) -> tuple[str, ...]:
+    """The paths of the modules that hold a module, from the root down."""
+    parts = path.split(".")
+    return tuple(".".join(parts[:i]) for i in range(1, len(parts)))
 
 
 def rank(layers: Sequence[Layer]) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-from relight.facts.mapper.layers import Layer, Tensor
+from relight.facts.mapper.layers import Layer, Tensor, above
 from relight.facts.mapper.matching import Match, Matcher
-from relight.facts.mapper.words import vocabulary
+from relight.facts.mapper.words import numbers, vocabulary
 
-_DIGITS = re.compile(r"\d+")
 _EMBEDDING = frozenset({"embed", "position", "token"})
 _HEAD = frozenset({"head"})
 _NAMED_ALIKE = 1.6
@@ -20,9 +19,7 @@ _BATCH_STATISTICS = ("running_mean", "running_var")
 
 def elements(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The class of all shapes with as many elements: what reshaping may bring together."""
-    n = 1
-    for size in shape:
-        n *= size
+    n = math.prod(shape)
     return (n,) if n > 1 else (0, *shape)
 
 
@@ -47,7 +44,7 @@ def resized(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[Ma
     tables = [t for t in target if _EMBEDDING & set(t.words)]
     sources = [s for s in source if _EMBEDDING & set(s.words)]
     found = Matcher(sources, tables, classes=rank_only, known=known).run()
-    out = [m for m in found if m.cost < _NAMED_ALIKE + 0.8 and _one_differs(m.source.main, m.target.main)]
+    out = [m for m in found if m.cost < _NAMED_ALIKE + 0.8 and one_differs(m.source.main, m.target.main)]
     # An output layer that has the sizes of the table shares its weights.
     for m in list(out):
         heads = [t for t in target if t.main == m.target.main and t is not m.target and _HEAD & set(t.words)]
@@ -57,7 +54,8 @@ def resized(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[Ma
     return out
 
 
-def _one_differs(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+def one_differs(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    """Whether two shapes differ in one size only."""
     return len(a) == len(b) and sum(x != y for x, y in zip(a, b, strict=True)) == 1
 
 
@@ -92,10 +90,10 @@ def stacked(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[Ma
             if len(members) != n or any("weight" not in m.leaves for m in members):
                 continue
             near = max(
-                (together[(a, b)] for a in (*_above(parent), parent) for b in layer.ancestors if (a, b) in together),
+                (together[(a, b)] for a in (*above(parent), parent) for b in layer.ancestors if (a, b) in together),
                 default=0,
             )
-            exact = _numbers(parent) == _numbers(layer.path)
+            exact = numbers(parent) == numbers(layer.path)
             shape = members[0].main
             if shape == rows:
                 whole.append((-near - 1000 * exact, members))
@@ -110,15 +108,6 @@ def stacked(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[Ma
             experts = [m.leaves["weight"] for _, _, members in pair for m in _sorted(members)]
             out.append((wanted, tuple(experts), "stack2:1"))
     return out
-
-
-def _above(path: str) -> list[str]:
-    parts = path.split(".")
-    return [".".join(parts[:i]) for i in range(1, len(parts))]
-
-
-def _numbers(path: str) -> tuple[str, ...]:
-    return tuple(_DIGITS.findall(path))
 
 
 def _sorted(members: Iterable[Layer]) -> list[Layer]:

@@ -19,23 +19,26 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         target: Tensors of the model.
     """
     out = KeyMap()
-    first = exact.by_prefix(source, target)
+    all_mine, all_theirs = layers_of(source), layers_of(target)
+    first = exact.by_prefix(source, target, all_theirs)
     for key, other in first.items():
         reason = "the same name" if key == other else "the same name but for what stands in front"
         out.pairs[key] = Pair(key, (other,), "copy", "certain", reason)
-    used = set(first.values())
-    known = _known(source, target, first)
-    mine = layers_of([s for s in source if s.key not in used])
-    theirs = layers_of([t for t in target if t.key not in first])
+    known = _known(all_mine, all_theirs, first)
+    mine, theirs = all_mine, all_theirs
+    if first:
+        used = set(first.values())
+        mine = layers_of([s for s in source if s.key not in used])
+        theirs = layers_of([t for t in target if t.key not in first])
     mine, theirs = fused.fuse(mine, theirs), fused.fuse(theirs, mine)
-    all_theirs = theirs
+    open_theirs = theirs
 
     matches = Matcher(mine, theirs, known=known).run()
     mine, theirs = _left(mine, theirs, matches)
     matches += leftovers.reshaped(mine, theirs, [*known, *matches])
-    weak = leftovers.unsupported(matches, all_theirs, known)
+    weak = leftovers.unsupported(matches, open_theirs, known)
     matches = [m for m in matches if id(m.target) not in weak]
-    mine, theirs = _left(mine, all_theirs, matches)
+    mine, theirs = _left(mine, open_theirs, matches)
     stacks = leftovers.stacked(mine, theirs, [*known, *matches])
     done = {t.key for t, _, _ in stacks}
     theirs = [t for t in theirs if not any(tensor.key in done for tensor in t.leaves.values())]
@@ -47,7 +50,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
     if not stacks:
         if matches and not first:
             refused = relation.unrelated(source, target, matches)
-        refused = refused or relation.other_blocks(source, target, settled)
+        refused = refused or relation.other_blocks(all_mine, all_theirs, settled)
     if refused:
         return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in source), (), refused)
 
@@ -57,9 +60,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         out.pairs.setdefault(tensor.key, Pair(tensor.key, (source_bias.key,), "copy", "likely", reason))
     for tensor, parts, op in stacks:
         out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
-    taken = {s for pair in out.pairs.values() for s in pair.source}
-    out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
-    out.leftover = tuple(s.key for s in source if s.key not in taken)
+    _complete(out, source, target)
     out.questions = tuple(questions.ask(out, source, target))
     return out
 
@@ -91,14 +92,21 @@ def _collect(
             out.pairs.setdefault(pair.target, pair)
 
 
-def _known(source: Sequence[Tensor], target: Sequence[Tensor], first: dict[str, str]) -> list[Match]:
+def _complete(out: KeyMap, source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+    """Say what is left on both sides."""
+    taken = {s for pair in out.pairs.values() for s in pair.source}
+    out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
+    out.leftover = tuple(s.key for s in source if s.key not in taken)
+
+
+def _known(source: Sequence[Layer], target: Sequence[Layer], first: dict[str, str]) -> list[Match]:
     """The pairs that are settled already, as pairs of layers."""
     if not first:
         return []
-    mine = {t.key: layer for layer in layers_of(source) for t in layer.leaves.values()}
+    mine = {t.key: layer for layer in source for t in layer.leaves.values()}
     seen: set[tuple[int, int]] = set()
     out = []
-    for layer in layers_of(target):
+    for layer in target:
         for tensor in layer.leaves.values():
             other = mine.get(first.get(tensor.key, ""))
             if other is not None and (id(other), id(layer)) not in seen:
@@ -161,9 +169,7 @@ def by_rules(rules: Sequence[Rule], source: Sequence[Tensor], target: Sequence[T
             wrong.append(key)
             continue
         out.pairs[key] = Pair(key, sources, op, "certain", "a rule")
-    taken = {s for p in out.pairs.values() for s in p.source}
-    out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
-    out.leftover = tuple(s.key for s in source if s.key not in taken)
+    _complete(out, source, target)
     if wrong:
         out.questions = (
             f"{len(wrong):,} keys fit a rule but not the shape, {wrong[0]} among them: what is done to them?",

@@ -17,6 +17,7 @@ from relight.facts.mapper.words import vocabulary
 _ROUNDS = 5
 _LARGE = 2500  # pairs in a class above which patterns are assigned instead of layers
 _FORBIDDEN = 50.0
+_ORDER = 0.1  # weight of the listing order, which is weak evidence
 _TOO_DEAR = 3.5
 _FEW_TWINS = 64
 _NEAR = 3  # parents that are looked at, from the layer upwards
@@ -70,18 +71,18 @@ class Matcher:
     Args:
         source: Layers of the checkpoint.
         target: Layers of the model.
-        order: Weight of the listing order, which is weak evidence.
+        classes: Which shapes are compared at all.
+        known: Pairs that are settled already, to learn from.
     """
 
     def __init__(
         self,
         source: Sequence[Layer],
         target: Sequence[Layer],
-        order: float = 0.1,
+        *,
         classes: Callable[[tuple[int, ...]], SizeClass] = size_class,
         known: Sequence[Match] = (),
     ) -> None:
-        self.order = order
         self._known = tuple(known)
         self.classes: list[tuple[list[Layer], list[Layer]]] = []
         self._learnt: Learnt | None = None
@@ -212,8 +213,8 @@ class Matcher:
             out += 0.1
         if s.tail != t.tail:
             out += 0.1
-        out += self.order * abs(s.order / self._ends[0] - t.order / self._ends[1])
-        out += self.order * abs(s.local - t.local)
+        out += _ORDER * abs(s.order / self._ends[0] - t.order / self._ends[1])
+        out += _ORDER * abs(s.local - t.local)
         if self._learnt is not None:
             together = self._learnt.patterns.get((s.pattern, t.pattern), 0)
             most = max(self._source_patterns[s.pattern], self._target_patterns[t.pattern])
@@ -335,8 +336,7 @@ def _elsewhere(s: Layer, t: Layer) -> float:
 def _crossed(s: Layer, t: Layer) -> bool:
     """Whether one is a query and the other a key."""
     roles = vocabulary().roles
-    mine = {roles[w] for w in s.last if w in roles}
-    theirs = {roles[w] for w in t.last if w in roles}
+    mine, theirs = roles.intersection(s.last), roles.intersection(t.last)
     return bool(mine and theirs and mine.isdisjoint(theirs) and {"query", "key", "value"} & mine)
 
 

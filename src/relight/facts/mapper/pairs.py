@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from relight.facts.mapper import leftovers
@@ -65,7 +66,6 @@ def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
             op = "transpose"
         if op is None:
             continue
-        reason = "name and place"
         if leaf in t.parts:
             start = 0
             pieces = t.parts[leaf]
@@ -83,7 +83,7 @@ def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
             keys = tuple(p.key for p in s.parts[leaf])
             out.append(Pair(tensor.key, keys, how, confidence, "the projections put together"))
         else:
-            out.append(Pair(tensor.key, (other.key,), op, confidence, reason, warning))
+            out.append(Pair(tensor.key, (other.key,), op, confidence, "name and place", warning))
     return out
 
 
@@ -93,18 +93,9 @@ def operation(source: tuple[int, ...], target: tuple[int, ...]) -> str | None:
         return "copy"
     if len(source) > 1 and source == target[::-1]:
         return "transpose"
-    if _elements(source) == _elements(target):
+    if math.prod(source) == math.prod(target):
         return "reshape"
-    if len(source) == len(target) and sum(a != b for a, b in zip(source, target, strict=True)) == 1:
-        return "resize"
-    return None
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
+    return "resize" if leftovers.one_differs(source, target) else None
 
 
 def confidence_of(match: Match, *, twin: bool = False) -> str:

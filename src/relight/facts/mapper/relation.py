@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from relight.facts.mapper.layers import Layer, Tensor, layers_of
+from relight.facts.mapper.layers import Layer, Tensor
 from relight.facts.mapper.matching import Match
 
 _HALF_FILLED = 0.5
@@ -35,7 +35,7 @@ def unrelated(
     return "nothing that the model has only once is in the checkpoint: these are different models"
 
 
-def other_blocks(source: Sequence[Tensor], target: Sequence[Tensor], matches: Sequence[Match]) -> str:
+def other_blocks(source: Sequence[Layer], target: Sequence[Layer], matches: Sequence[Match]) -> str:
     """Why the repeated blocks are of another kind; empty where they are not.
 
     Where most blocks of the model find some of their matrices and lack others, and the blocks that those come from
@@ -43,7 +43,7 @@ def other_blocks(source: Sequence[Tensor], target: Sequence[Tensor], matches: Se
     """
     mine = {t.key for m in matches for t in _tensors(m.source)}
     theirs = {t.key for m in matches for t in _tensors(m.target)}
-    if all(t.key in theirs for t in target):
+    if all(t.key in theirs for layer in target for t in layer.leaves.values()):
         return ""
     if _half_filled(target, theirs) > _HALF_FILLED and _half_filled(source, mine) > _HALF_FILLED:
         return "the repeated blocks hold other layers: these are different models"
@@ -54,11 +54,11 @@ def _tensors(layer: Layer) -> list[Tensor]:
     return [*layer.leaves.values(), *(t for parts in layer.parts.values() for t in parts)]
 
 
-def _half_filled(tensors: Sequence[Tensor], used: set[str]) -> float:
+def _half_filled(layers: Sequence[Layer], used: set[str]) -> float:
     """Share of the matrices' elements that lies in numbered blocks of which some matrices are used and some not."""
     blocks: dict[tuple[str, tuple[int, ...]], list[tuple[int, bool]]] = defaultdict(list)
     total = 0
-    for layer in layers_of(tensors):
+    for layer in layers:
         if len(layer.main) < 2 or "lora" in layer.words:  # what an adapter adds is no other kind of block
             continue
         n = layer.numel

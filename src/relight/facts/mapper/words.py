@@ -26,7 +26,7 @@ class Vocabulary:
 
     wrappers: frozenset[str]
     synonyms: dict[str, tuple[str, ...]]
-    roles: dict[str, str]
+    roles: frozenset[str]
     leaves: dict[str, str]
     copies: frozenset[str]
     opposites: dict[str, frozenset[str]]
@@ -39,7 +39,7 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(
         wrappers=frozenset(raw["wrappers"]["words"]),
         synonyms={w: tuple(stands.split()) for stands, entry in raw["synonyms"].items() for w in entry["words"]},
-        roles={w: role for role in raw["roles"]["words"] for w in [role]},
+        roles=frozenset(raw["roles"]["words"]),
         leaves={w: leaf for leaf, entry in raw["leaves"].items() for w in entry["words"]},
         copies=frozenset(raw["copies"]["words"]),
         opposites={w: frozenset(pair) - {w} for pair in raw["opposites"]["words"] for w in pair},
@@ -50,8 +50,7 @@ def vocabulary() -> Vocabulary:
 def words(segment: str) -> tuple[str, ...]:
     """Words of one segment, lower case, numbers left out, synonyms replaced.
 
-    >>> words("LayerNorm1"), words("out_proj"), words("self_attn")
-    (('norm',), ('out',), ('attn',))
+    ``LayerNorm1`` is ``norm``, ``self_attn`` is ``attn``, ``out_proj`` is ``attn`` and ``out``.
     """
     table = vocabulary().synonyms
     whole = segment.lower().strip("_")
