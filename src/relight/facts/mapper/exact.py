@@ -29,6 +29,11 @@ def by_prefix(source: Sequence[Tensor], target: Sequence[Tensor], layers: Sequen
 
     Where layers of a family would be left over on both sides, numbers have moved, and equal names mean other layers:
     then nothing is said.
+
+    Args:
+        source: Tensors of the checkpoint.
+        target: Tensors of the model.
+        layers: The layers of the model.
     """
     theirs = {plain(t.key): t for t in target}
     mine = {plain(t.key): t for t in source}

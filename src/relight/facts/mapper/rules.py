@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ from relight.facts.mapper.pairs import Pair
 
 _NUMBER = re.compile(r"\d+")
 _HOLE = re.compile(r"\{([a-z])([+-]\d+)?\}")
+_NUMBERS = re.compile(r"(?:\d+|\{[a-z](?:[+-]\d+)?\})+")
 _NAMES = "abcdefghij"
 _MOST = 400  # candidates of one round that are weighed in full
 
@@ -126,20 +127,21 @@ def learn(pairs: Iterable[Pair], keys: Iterable[str] = ()) -> list[Rule]:
     by_source: dict[str, list[Pair]] = defaultdict(list)
     for p in wanted.values():
         by_source[p.source[0]].append(p)
+    listed = list(keys) or list(by_source)
+    forms = _by_form(dict.fromkeys((*by_source, *listed)))
     candidates: dict[Rule, int] = defaultdict(int)
     for p in wanted.values():
         for rule in _readings(p):
             candidates[rule] += 1
     chosen: list[Rule] = []
     uncovered = set(wanted)
-    left = {k for k in keys if k not in by_source}
     ordered = sorted(candidates, key=lambda r: (-candidates[r], -len(r.source[0]), str(r)))
     covers: dict[Rule, tuple[set[str], int]] = {}
     while uncovered and ordered:
         best: tuple[float, Rule] | None = None
         for rule in ordered[:_MOST]:
             if rule not in covers:
-                covers[rule] = _effect(rule, by_source, left, wanted)
+                covers[rule] = _effect(rule, by_source, forms, wanted)
             right, wrong = covers[rule]
             gain = len(right & uncovered) - 1.5 * wrong
             if gain > 0 and (best is None or gain > best[0] or (gain == best[0] and _order(rule) < _order(best[1]))):
@@ -150,7 +152,6 @@ def learn(pairs: Iterable[Pair], keys: Iterable[str] = ()) -> list[Rule]:
         uncovered -= covers[best[1]][0]
         ordered = [r for r in ordered if r is not best[1] and (r not in covers or covers[r][0] & uncovered)]
     chosen.sort(key=_order)
-    listed = list(keys) or list(by_source)
     return _mended(_briefer(chosen, wanted, listed), wanted, listed)
 
 
@@ -174,24 +175,57 @@ def _order(rule: Rule) -> tuple[int, int, str]:
     return (rule.source[0].startswith("*"), -literal, str(rule))
 
 
+def _form(text: str) -> str:
+    """A key or a pattern with every number, given or left open, as one sign."""
+    return _NUMBERS.sub("#", text)
+
+
+# By form, and there by which number it is and what it says (None: any): keys that differ in other numbers only.
+Forms = dict[str, dict[tuple[int, str] | None, list[str]]]
+
+
+def _by_form(keys: Iterable[str]) -> Forms:
+    out: Forms = {}
+    for key in keys:
+        here = out.setdefault(_form(key), {})
+        here.setdefault(None, []).append(key)
+        for place in enumerate(_NUMBER.findall(key)):
+            here.setdefault(place, []).append(key)
+    return out
+
+
+def _reached(pattern: str, forms: Forms) -> Iterator[str]:
+    """Keys that a pattern may fit; most fit few forms, and of those only what has the numbers that they name."""
+    body = _form(pattern.removeprefix("*"))
+    named = [(i, n[0]) for i, n in enumerate(_NUMBERS.finditer(pattern)) if n[0].isdigit()]
+    for form, keys in forms.items():
+        if pattern.startswith("*"):
+            if form.startswith(body) or f".{body}" in form:
+                yield from keys[None]
+        elif form.startswith(body):
+            # A number at the very end of a pattern may go on in the key.
+            whole = named[:-1] if body.endswith("#") else named
+            yield from min((keys.get(place, []) for place in whole), key=len, default=keys[None])
+
+
 def _effect(
-    rule: Rule, by_source: dict[str, list[Pair]], left: set[str], wanted: dict[str, Pair]
+    rule: Rule, by_source: dict[str, list[Pair]], forms: Forms, wanted: dict[str, Pair]
 ) -> tuple[set[str], int]:
     """Target keys that a rule gives rightly, and how many keys it rewrites wrongly."""
     right: set[str] = set()
     wrong = 0
-    for key, pairs in by_source.items():
+    for key in _reached(rule.source[0], forms):
         made = rewrite(rule, key)
         if made is None:
+            continue
+        pairs = by_source.get(key)
+        if pairs is None:  # left over: it must not get the name of another
+            wrong += made[1] in wanted
             continue
         hit = next((p for p in pairs if p.target == made[1] and p.source == made[0] and p.op == rule.op), None)
         if hit is not None:
             right.add(hit.target)
         elif not any(p.op.startswith(("split", "slice")) for p in pairs):
-            wrong += 1
-    for key in left:
-        made = rewrite(rule, key)
-        if made is not None and made[1] in wanted:
             wrong += 1
     return right, wrong
 
@@ -241,18 +275,18 @@ def _numbered(source: str, target: str, others: Sequence[str], op: str) -> list[
         return [plain]
     values = [int(n[0]) for n in numbers]
     theirs = [int(n[0]) for n in _NUMBER.finditer(target)]
-    pattern = _opened(source, {i: _NAMES[i] for i in range(len(values))}, values)
+    pattern = _opened(source, {i: (_NAMES[i], 0) for i in range(len(values))})
     out = [plain]
     for offsets in _offsets(values, theirs):
-        goal = _refilled(target, offsets)
-        rest = [_refilled(o, _offsets(values, [int(n[0]) for n in _NUMBER.finditer(o)])[0]) for o in others]
+        goal = _opened(target, offsets)
+        rest = [_opened(o, _offsets(values, [int(n[0]) for n in _NUMBER.finditer(o)])[0]) for o in others]
         out.append(Rule((pattern, *rest), goal, op))
     # Only the first number left open: later ones are names.
     if len(values) > 1:
-        first = _opened(source, {0: "a"}, values)
+        first = _opened(source, {0: ("a", 0)})
         for j, value in enumerate(theirs):
             if abs(value - values[0]) <= 1 and not others:
-                out.append(Rule((first,), _refilled(target, {j: ("a", value - values[0])}), op))
+                out.append(Rule((first,), _opened(target, {j: ("a", value - values[0])}), op))
                 break
     return out
 
@@ -271,19 +305,8 @@ def _offsets(values: Sequence[int], theirs: Sequence[int]) -> list[dict[int, tup
     return [out] if exact == out else [out, exact]
 
 
-def _opened(text: str, names: dict[int, str], values: Sequence[int]) -> str:
-    del values
-    count = -1
-
-    def put(match: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        return f"{{{names[count]}}}" if count in names else match[0]
-
-    return _NUMBER.sub(put, text)
-
-
-def _refilled(text: str, holes: dict[int, tuple[str, int]]) -> str:
+def _opened(text: str, holes: dict[int, tuple[str, int]]) -> str:
+    """A text with some of its numbers left open: by which number it is, a name and what is added to it."""
     count = -1
 
     def put(match: re.Match[str]) -> str:
