@@ -22,29 +22,16 @@ import tempfile
 from pathlib import Path
 
 from inspect_cost import measure
+from sparse_files import CHECKPOINTS
 
-MAKE = """
-import sys, torch
-folder = sys.argv[1]
-def write(name, state, **more):
-    torch.save({"pytorch-lightning_version": "2.6.6", "epoch": 3, "global_step": 100, **more, "state_dict": state},
-               f"{folder}/{name}.ckpt")
-def layers(count, width, rows):
-    state = {}
-    for i in range(count):
-        state[f"layers.{i}.weight"] = torch.empty(rows, width)
-        state[f"layers.{i}.bias"] = torch.empty(width)
-    return state
+MAKE = (
+    CHECKPOINTS
+    + """
 write("10KB", {"net.0.weight": torch.zeros(16, 8), "net.0.bias": torch.zeros(16)})
-with torch.serialization.skip_data():
-    write("1GB", layers(151, 1024, 1730))
-    state = layers(200, 1024, 2090)
-    adam = {i: {"step": torch.tensor(1.0), "exp_avg": torch.empty_like(t), "exp_avg_sq": torch.empty_like(t)}
-            for i, t in enumerate(state.values())}
-    write("5GB", state, optimizer_states=[{"state": adam, "param_groups": [{"params": list(adam)}]}])
 write("100k", {f"blocks.{i}.w": torch.zeros(4) for i in range(100_000)})
 torch.save({"numbers": {f"k{i}": i for i in range(1_000_000)}}, f"{folder}/1M.ckpt")
 """
+)
 
 LOAD = "import sys, torch; torch.load(sys.argv[1], map_location='cpu', weights_only=True{})"
 LISTER = "import sys, torch; torch.serialization.get_unsafe_globals_in_checkpoint(sys.argv[1])"

@@ -15,6 +15,7 @@ import time
 
 from relight.facts.mapper.layers import Tensor
 from relight.facts.mapper.mapping import map_keys
+from relight.facts.mapper.rules import learn
 
 
 def sides(keys: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -54,14 +55,17 @@ def main() -> int:
     torch = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     gc.disable()  # as the command line does: a short process makes no garbage
     print(f"import torch: {torch:.2f} s of CPU")
-    print(f"{'keys':>8} {'CPU':>9} {'per key':>10} {'of import torch':>16}  found")
+    print(f"{'keys':>8} {'CPU':>9} {'per key':>10} {'of import torch':>16}  found      then rules of them")
     for keys in (100, 1_000, 12_000, 30_000, 100_000):
         source, target = sides(keys)
         start = time.process_time()
         found = map_keys(source, target)
         cost = time.process_time() - start
+        rules = learn(found.pairs.values(), [s.key for s in source])
+        learning = time.process_time() - start - cost
         each = cost / len(target) * 1e6
-        print(f"{len(target):8,} {cost:7.2f} s {each:7.0f} µs {cost / torch:15.2f}x  {len(found.pairs):,}")
+        mapped = f"{len(target):8,} {cost:7.2f} s {each:7.0f} µs {cost / torch:15.2f}x  {len(found.pairs):<9,}"
+        print(f"{mapped}  {learning:6.2f} s, {len(rules)}")
     return 0
 
 

@@ -23,25 +23,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+from sparse_files import CHECKPOINTS
+
 REQUESTS, BYTES = 2, 400 << 10
-MAKE = """
-import json, os, struct, sys, torch
-folder = sys.argv[1]
-def write(name, state, **more):
-    torch.save({"pytorch-lightning_version": "2.6.6", "epoch": 3, "global_step": 100, **more, "state_dict": state},
-               f"{folder}/{name}")
-def layers(count, width, rows):
-    state = {}
-    for i in range(count):
-        state[f"layers.{i}.weight"] = torch.empty(rows, width)
-        state[f"layers.{i}.bias"] = torch.empty(width)
-    return state
-with torch.serialization.skip_data():
-    write("1GB.ckpt", layers(151, 1024, 1730))
-    state = layers(200, 1024, 2090)
-    adam = {i: {"step": torch.tensor(1.0), "exp_avg": torch.empty_like(t), "exp_avg_sq": torch.empty_like(t)}
-            for i, t in enumerate(state.values())}
-    write("5GB-adam.ckpt", state, optimizer_states=[{"state": adam, "param_groups": [{"params": list(adam)}]}])
+MAKE = (
+    CHECKPOINTS
+    + """
+import json, struct
 header, end = {}, 0
 for i in range(151):
     for key, shape in ((f"layers.{i}.weight", [1730, 1024]), (f"layers.{i}.bias", [1024])):
@@ -53,6 +41,7 @@ with open(f"{folder}/1GB.safetensors", "wb") as file:
     file.write(struct.pack("<Q", len(raw)) + raw)
     file.truncate(8 + len(raw) + end)
 """
+)
 
 
 class Ranges(http.server.BaseHTTPRequestHandler):
