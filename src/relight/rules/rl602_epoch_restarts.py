@@ -81,38 +81,36 @@ class EpochRestarts(Rule):
             if not view.has("loops") and view.has("optimizer_states"):
                 yield self._without_loops(view.epoch)
             return
-        yield self.finding(
-            f"training restarts at epoch 0 instead of {view.epoch}",
-            evidence=[Evidence(VERSION_KEY, version), Evidence("epoch", str(view.epoch))],
-            context=[
-                "Files older than 1.6 do not hold the progress counters that newer versions resume from, and the "
-                "automatic upgrade fills them in only partly. Weights and optimizer are restored."
-            ],
-            fixes=[
-                Fix(
-                    title=f"Resume, and train only for what is left: lower max_epochs by {view.epoch}.",
-                    kind=FixKind.CODE,
-                )
-            ],
-            subjects=["epoch"],
-            wrong=True,
+        yield self._restarts(
+            view.epoch,
+            Evidence(VERSION_KEY, version),
+            "Files older than 1.6 do not hold the progress counters that newer versions resume from, and the "
+            "automatic upgrade fills them in only partly. Weights and optimizer are restored.",
+            subject="epoch",
         )
 
     def _without_loops(self, epoch: int) -> Finding:
+        return self._restarts(
+            epoch,
+            Evidence("loops", "the key is not in the file"),
+            "Lightning resumes from the counters under `loops`, and begins at epoch 0, step 0 where there are none. "
+            "Weights and optimizer are restored.",
+            subject="loops",
+            cause="loops-absent-restart",
+        )
+
+    def _restarts(self, epoch: int, evidence: Evidence, why: str, *, subject: str, cause: str | None = None) -> Finding:
         return self.finding(
             f"training restarts at epoch 0 instead of {epoch}",
-            cause="loops-absent-restart",
-            evidence=[Evidence("loops", "the key is not in the file"), Evidence("epoch", str(epoch))],
-            context=[
-                "Lightning resumes from the counters under `loops`, and begins at epoch 0, step 0 where there are none. "
-                "Weights and optimizer are restored."
-            ],
+            cause=cause,
+            evidence=[evidence, Evidence("epoch", str(epoch))],
+            context=[why],
             fixes=[
                 Fix(
                     title=f"Resume, and train only for what is left: lower max_epochs by {epoch}.",
                     kind=FixKind.CODE,
                 )
             ],
-            subjects=["loops"],
+            subjects=[subject],
             wrong=True,
         )
