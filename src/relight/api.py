@@ -283,7 +283,10 @@ def _listed(
         path = os.fspath(side)
         if path.endswith(".json") and os.path.isfile(path):
             with open(path, encoding="utf-8") as file:
-                found = json.load(file)
+                try:
+                    found = json.load(file)
+                except ValueError as error:
+                    raise UsageError(f"{path} is no JSON: {error}") from None
             if isinstance(found, list):
                 try:
                     return [Tensor(str(k), tuple(int(n) for n in s), str(d)) for k, s, d in found]
@@ -294,11 +297,12 @@ def _listed(
             if not read.tensors:
                 raise UsageError(f"{path} holds no tensors that can be read", f"relight check {path}")
             return [Tensor(t.key, t.shape, t.dtype) for t in read.tensors]
+        side = path
+    model = side
+    if not isinstance(model, ModelSpec):
         model = spec(
-            path, checkpoint=checkpoint, init=init, hparams_file=hparams_file, python=python, announce=announce
+            model, checkpoint=checkpoint, init=init, hparams_file=hparams_file, python=python, announce=announce
         )
-    else:
-        model = side if isinstance(side, ModelSpec) else spec(side, checkpoint=checkpoint, init=init)
     return [Tensor(p.key, p.shape or (), p.dtype or "float32") for p in model.persistent]
 
 

@@ -19,7 +19,9 @@ from relight.cli.app import EXIT_FINDINGS
     required=True,
     help="The model, as for check; or another checkpoint, or a JSON list of [key, shape, dtype].",
 )
-@click.option("--rules", "rule_file", type=click.Path(exists=True), help="Apply these rules; infer nothing.")
+@click.option(
+    "--rules", "rule_file", type=click.Path(exists=True, dir_okay=False), help="Apply these rules; infer nothing."
+)
 @click.option("--save", metavar="FILE", help="Write the rules as TOML, to be edited and applied with --rules.")
 @click.option("--prefix", default="", metavar="TEXT", help="Use only keys that start so, without it.")
 @click.option(
@@ -55,10 +57,11 @@ def command(
     from relight.facts.mapper import rule_files
     from relight.facts.mapper.rules import learn
 
+    text = None if rule_file is None else Path(rule_file).read_text(encoding="utf-8", errors="replace")
     found = api.map_keys(
         checkpoint,
         target,
-        rules=None if rule_file is None else Path(rule_file).read_text(encoding="utf-8"),
+        rules=text,
         prefix=prefix,
         only=only,
         drop=drop,
@@ -67,32 +70,17 @@ def command(
         python=python,
         announce=options.announcer(format_ == "json"),
     )
-    keys = [*(s for p in found.pairs.values() for s in p.source), *found.leftover]
-    rules = learn(found.pairs.values(), keys)
+    if text is not None:
+        rules = rule_files.parse(text)
+    else:
+        keys = [*(s for p in found.pairs.values() for s in p.source), *found.leftover]
+        rules = learn(found.pairs.values(), keys)
     if save is not None:
-        Path(save).write_text(rule_files.dump(rules), encoding="utf-8")
+        options.emit(rule_files.dump(rules), save)
     if format_ == "json":
-        data = {
-            "schema": "relight/map/1",
-            "source": checkpoint,
-            "target": target,
-            "refused": found.refused or None,
-            "pairs": [
-                {
-                    "target": p.target,
-                    "source": list(p.source),
-                    "op": p.op,
-                    "confidence": p.confidence,
-                    "reason": p.reason,
-                    "warning": p.warning or None,
-                }
-                for p in found.pairs.values()
-            ],
-            "rules": [{"source": list(r.source), "target": r.target, "op": r.op} for r in rules],
-            "initialised": list(found.initialised),
-            "leftover": list(found.leftover),
-            "questions": list(found.questions),
-        }
+        from relight.report import map_json
+
+        data = map_json.render(found, rules, checkpoint, target)
         options.emit(options.as_json(data), output)
     else:
         from relight.report import map_text

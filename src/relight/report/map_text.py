@@ -17,11 +17,11 @@ def render(
     found: KeyMap, rules: Sequence[Rule], source: str, target: str, style: Style, *, everything: bool = False
 ) -> str:
     """The whole text, with a final newline."""
-    return joined(_lines(found, rules, source, target, style, None if everything else _ROWS, everything))
+    return joined(_lines(found, rules, source, target, style, None if everything else _ROWS))
 
 
 def _lines(
-    found: KeyMap, rules: Sequence[Rule], source: str, target: str, style: Style, limit: int | None, everything: bool
+    found: KeyMap, rules: Sequence[Rule], source: str, target: str, style: Style, limit: int | None
 ) -> Iterator[str]:
     head = f"{in_line(source)} -> {in_line(target)}"
     if found.refused:
@@ -41,7 +41,7 @@ def _lines(
         yield ""
         yield style.paint("rules", "bold")
         yield from _rules(found, rules, style, limit)
-    if everything:
+    if limit is None:
         yield ""
         yield style.paint("pairs", "bold")
         for p in found.pairs.values():

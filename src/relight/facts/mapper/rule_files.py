@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from relight.core.errors import UsageError
-from relight.facts.mapper.rules import Rule
+from relight.facts.mapper.rules import Rule, unsound
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,5 +58,9 @@ def parse(text: str) -> list[Rule]:
             or set(entry) - {"source", "target", "op"}
         ):
             raise UsageError(f"rule {n} is not of the form source, target and perhaps op")
-        out.append(Rule(tuple(source), target, op))
+        rule = Rule(tuple(source), target, op)
+        reason = unsound(rule)
+        if reason is not None:
+            raise UsageError(f"rule {n} ({rule}): {reason}")
+        out.append(rule)
     return out

@@ -75,6 +75,21 @@ def _filled(pattern: str, match: re.Match[str]) -> str | None:
     return (groups.get("front") or "") * pattern.startswith("*") + "".join(out) + groups["rest"]
 
 
+def unsound(rule: Rule) -> str | None:
+    """Why a rule that a person wrote can never be applied; None if it can."""
+    first, *others = rule.source
+    names = [hole[1] for hole in _HOLE.finditer(first)]
+    if len(set(names)) < len(names):
+        return "one name stands for two numbers"
+    if any(hole[2] for hole in _HOLE.finditer(first)):
+        return "what is added to a number belongs into the target"
+    for pattern in (*others, rule.target):
+        unknown = {hole[1] for hole in _HOLE.finditer(pattern)} - set(names)
+        if unknown:
+            return f"{{{min(unknown)}}} does not stand in {first!r}"
+    return None
+
+
 def rewrite(rule: Rule, key: str) -> tuple[tuple[str, ...], str] | None:
     """``(source keys, target key)`` that a rule makes of the first of its keys; None where it does not apply."""
     match = _compiled(rule.source[0]).match(key)
