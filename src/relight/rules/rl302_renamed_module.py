@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error, severity
 from relight.facts.facts import Facts
+from relight.facts.patterns import folded_pairs
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _NET = {"net.weight": (4, 3), "net.bias": (4,)}
@@ -77,11 +78,11 @@ class RenamedModule(Rule):
         guess = any(confidence(facts, e) is not Confidence.CERTAIN for e in known)
         evidence = [
             Evidence(
-                f"{e.about['old']} -> {e.about['new']}",
-                describe.tensors(len(e.pairs)) + ("" if e.certain else ", by its name: a guess"),
-                describe.where(facts.spec, e.about["new"]),
+                f"{old} -> {new}",
+                describe.tensors(count) + ("" if sure else ", by names and places: a guess"),
+                where,
             )
-            for e in sorted(known, key=lambda e: -len(e.pairs))
+            for (old, new), count, sure, where in _folded(facts, known)
         ]
         evidence += [
             Evidence(
@@ -127,8 +128,21 @@ class RenamedModule(Rule):
         )
 
 
+def _folded(facts: Facts, known: Sequence[Explanation]) -> list[tuple[tuple[str, str], int, bool, str | None]]:
+    """What is renamed to what, numbers folded: with how many tensors, whether it is sure, and where it is defined."""
+    out = []
+    for sure in (True, False):
+        tensors = {(e.about["old"], e.about["new"]): len(e.pairs) for e in known if e.certain is sure}
+        for names, members in folded_pairs(tensors).items():
+            count = sum(tensors[m] for m in members)
+            out.append((names, count, sure, describe.where(facts.spec, members[0][1])))
+    return sorted(out, key=lambda line: -line[1])
+
+
 def _message(known: list[Explanation], open_groups: list[Explanation]) -> str:
-    if len(known) == 1 and not open_groups:
-        return f"{known[0].about['old']} in the checkpoint is {known[0].about['new']} in the model"
-    count = len(known) + sum(len(e.about["news"]) for e in open_groups)
+    names = list(folded_pairs((e.about["old"], e.about["new"]) for e in known))
+    if len(names) == 1 and not open_groups:
+        old, new = names[0]
+        return f"{old} in the checkpoint is {new} in the model"
+    count = len(names) + sum(len(e.about["news"]) for e in open_groups)
     return f"{count} parts of the model have other names in the checkpoint"

@@ -1,10 +1,8 @@
-"""The same numbers in another form: weight_norm, fused projections, other normalisation layers."""
+"""The same numbers in another form: weight_norm, other normalisation layers."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Mapping
 
 from relight.facts import data
 from relight.facts.attribution.board import Board, Explanation
@@ -71,69 +69,3 @@ def match_norm_kind(board: Board) -> None:
                     about={"modules": tuple(hit), "side": side},
                 )
             )
-
-
-def match_fused(board: Board) -> None:
-    """Several projections in the file are one in the model, or the reverse: first dimensions add up, names agree."""
-    for parts_side, whole_side, direction in (
-        (board.unexpected, board.missing, "fuse"),
-        (board.missing, board.unexpected, "split"),
-    ):
-        part_shape = board.saved if direction == "fuse" else board.wanted
-        whole_shape = board.wanted if direction == "fuse" else board.saved
-        taken: dict[str, tuple[str, ...]] = {}
-        for whole in list(whole_side):
-            shape = whole_shape(whole)
-            parent, module, leaf = _split3(whole)
-            if not shape:
-                continue
-            siblings: dict[str, str] = {}
-            for part in parts_side:
-                p_parent, p_module, p_leaf = _split3(part)
-                if p_parent == parent and p_leaf.replace("_", "") == leaf.replace("_", ""):
-                    siblings[p_module] = part
-            ordered = _qkv_order(module, siblings)
-            shapes = [part_shape(p) for p in ordered]
-            fitting = [s for s in shapes if s and s[1:] == shape[1:]]
-            if len(ordered) >= 2 and len(fitting) == len(ordered) and sum(s[0] for s in fitting) == shape[0]:
-                taken[whole] = tuple(ordered)
-        if taken:
-            parts = tuple(p for ps in taken.values() for p in ps)
-            board.add(
-                Explanation(
-                    kind="fused",
-                    cause="mha-inproj-split" if any("in_proj_" in w for w in taken) else "fused-vs-split-qkv",
-                    missing=tuple(taken) if direction == "fuse" else parts,
-                    unexpected=parts if direction == "fuse" else tuple(taken),
-                    certain=False,  # the order of the parts is by their names, which no shape can confirm
-                    about={"groups": dict(taken), "direction": direction},
-                )
-            )
-
-
-def _split3(key: str) -> tuple[str, str, str]:
-    """``a.b.qkv.weight`` → (``a.b``, ``qkv``, ``weight``); ``a.in_proj_weight`` → (``a``, ``in_proj``, ``weight``)."""
-    owner, _, leaf = key.rpartition(".")
-    parent, _, module = owner.rpartition(".")
-    if leaf in ("in_proj_weight", "in_proj_bias"):
-        return owner, "in_proj", leaf.removeprefix("in_proj_")
-    return parent, module, leaf
-
-
-_ROLES = ("q", "k", "v")
-
-
-def _qkv_order(whole: str, siblings: Mapping[str, str]) -> list[str]:
-    """Parts in the order q, k, v; empty where the names do not play these roles."""
-    roles: dict[str, str] = {}
-    for module, key in siblings.items():
-        role = re.sub(r"(_?(proj|projection|lin|linear|fc))$|^(to|w|fc|lin|proj)_?", "", module.lower())
-        role = {"query": "q", "key": "k", "value": "v", "queries": "q", "keys": "k", "values": "v"}.get(role, role)
-        if role in _ROLES and role not in roles:
-            roles[role] = key
-    wanted = (
-        "kv"
-        if whole.lower().strip("_").startswith("kv") or (whole.lower().endswith("kv") and "q" not in whole.lower())
-        else "qkv"
-    )
-    return [roles[r] for r in wanted] if all(r in roles for r in wanted) else []

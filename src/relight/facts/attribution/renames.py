@@ -1,41 +1,106 @@
-"""Subtrees under another name, by the keys below them and their shapes."""
+"""Tensors under other names, put together or apart: what the key mapper says of the keys that differ."""
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from relight.facts.attribution.board import Board, Explanation, Shape
+from relight.facts.mapper.layers import Tensor
+from relight.facts.mapper.mapping import map_keys
+from relight.facts.mapper.pairs import Pair
 
 
-def match_renames(board: Board) -> None:
-    """Subtrees that sit under another name: pairs of prefixes that carry the most keys, greedily, one to one.
+def match_mapped(board: Board) -> None:
+    """What the key mapper finds: modules and tensors under other names, and projections put together or apart.
 
-    Where several subtrees are equal in everything but their names, names that are clearly alike decide (a guess, and
-    marked as one); where not even those help, the group is reported without saying which is which.
+    Names and shapes of all that fits already are what it learns from. It is asked only where both sides have keys
+    that the other lacks, and what it says of keys that fit as they are is not taken: those are torch's to match.
     """
-    guessed: set[tuple[tuple[str, Shape | None], ...]] = set()
-    while votes := _prefix_votes(board):
-        rename, pairs = max(votes.items(), key=lambda v: (len(v[1]), _affinity(*v[0]), -len(v[0][0]) - len(v[0][1])))
-        rivals = _rivals(votes, rename)
-        look = tuple(sorted((o[len(rename[0]) :], board.saved(o)) for o, _ in pairs))
-        if rivals and any(_affinity(*rename) - _affinity(*r) <= 0.3 for r in rivals):
-            _add_ambiguous(board, {rename: pairs, **{r: votes[r] for r in rivals}})
-            continue
-        if rivals:
-            guessed.add(look)
-        board.add(
-            Explanation(
-                kind="renamed",
-                cause="module-renamed",
-                missing=tuple(n for _, n in pairs if n in board.missing),
-                unexpected=tuple(o for o, _ in pairs),
-                pairs=tuple(pairs),
-                certain=look not in guessed,  # the last of several equals follows by elimination from guesses
-                about={"old": rename[0], "new": rename[1]},
-            )
+    wanted = {**board.missing, **dict.fromkeys(k for k in board.filled if k in board.params)}
+    if not board.unexpected or not wanted:
+        return
+    kept = {*board.diff.matched, *board.mismatched}
+    source = [
+        Tensor(e.key, e.shape, e.dtype) for e in board.entries.values() if e.key in board.unexpected or e.key in kept
+    ]
+    target = [
+        Tensor(p.key, p.shape, p.dtype or "")
+        for p in board.spec.params
+        if p.shape is not None and (p.key in wanted or p.key in kept)
+    ]
+    found = map_keys(source, target)
+    pairs = [p for p in found.pairs.values() if p.target in wanted and all(s in board.unexpected for s in p.source)]
+    _add_renamed(board, [p for p in pairs if p.op == "copy"])
+    _add_regrouped(board, [p for p in pairs if p.op != "copy"])
+
+
+def _add_renamed(board: Board, pairs: Sequence[Pair]) -> None:
+    """Copies under other names, by the prefixes that differ; sure and unsure ones apart."""
+    groups: dict[tuple[str, str], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[_prefixes(pair.source[0], pair.target)].append(pair)
+    for (old, new), members in groups.items():
+        certain = all(p.confidence == "certain" for p in members)
+        _add(board, old, new, [(p.source[0], p.target) for p in members], certain=certain)
+
+
+def _add(board: Board, old: str, new: str, pairs: Sequence[tuple[str, str]], *, certain: bool) -> None:
+    board.add(
+        Explanation(
+            kind="renamed",
+            cause="module-renamed",
+            missing=tuple(n for _, n in pairs if n in board.missing),
+            unexpected=tuple(o for o, _ in pairs),
+            pairs=tuple(pairs),
+            certain=certain,
+            about={"old": old, "new": new},
         )
+    )
+
+
+def _prefixes(old: str, new: str) -> tuple[str, str]:
+    """What differs between two keys, without the end that they share; neither is ever empty."""
+    a, b = old.split("."), new.split(".")
+    common = 0
+    while common < min(len(a), len(b)) - 1 and a[-1 - common] == b[-1 - common]:
+        common += 1
+    return ".".join(a[: len(a) - common]), ".".join(b[: len(b) - common])
+
+
+def _add_regrouped(board: Board, pairs: Sequence[Pair]) -> None:
+    """Tensors that were put together or apart."""
+    for direction, ops in (("fuse", "concat:0"), ("split", ("split:0", "slice:0"))):
+        groups: dict[str, tuple[str, ...]] = {}
+        for pair in pairs:
+            if "+" not in pair.op and pair.op.startswith(ops):
+                if direction == "fuse":
+                    groups[pair.target] = pair.source
+                else:
+                    groups[pair.source[0]] = (*groups.get(pair.source[0], ()), pair.target)
+        if groups:
+            wholes, parts = tuple(groups), tuple(p for ps in groups.values() for p in ps)
+            board.add(
+                Explanation(
+                    kind="fused",
+                    cause="mha-inproj-split" if any("in_proj_" in w for w in wholes) else "fused-vs-split-qkv",
+                    missing=tuple(k for k in (wholes if direction == "fuse" else parts) if k in board.missing),
+                    unexpected=parts if direction == "fuse" else wholes,
+                    certain=False,  # the order of the parts is by their names, which no shape can confirm
+                    about={"groups": groups, "direction": direction},
+                )
+            )
+
+
+def match_equals(board: Board) -> None:
+    """Subtrees that are equal in everything but their names, on both sides: which is which no shape can tell."""
+    while votes := _prefix_votes(board):
+        rename = max(votes, key=lambda r: (len(votes[r]), -len(r[0]) - len(r[1])))
+        rivals = _rivals(votes, rename)
+        if rivals:
+            _add_ambiguous(board, {rename: votes[rename], **{r: votes[r] for r in rivals}})
+        else:
+            _add(board, *rename, votes[rename], certain=False)
 
 
 Rename = tuple[str, str]
@@ -125,11 +190,3 @@ def _same_rename(a: tuple[str, str], b: tuple[str, str]) -> bool:
     """Whether two renames say the same at another depth: ``x → y`` and ``x.0 → y.0``."""
     (a1, a2), (b1, b2) = sorted((a, b), key=lambda r: len(r[0]))
     return b1[len(a1) :] == b2[len(a2) :] and b1.startswith(a1 + ".") and b2.startswith(a2 + ".")
-
-
-def _affinity(old: str, new: str) -> float:
-    """How alike two names look, 0 to 1; an initial or abbreviation counts as alike (``q`` and ``query``)."""
-    a, b = old.rpartition(".")[2].lower(), new.rpartition(".")[2].lower()
-    if a and b and (b.startswith(a) or a.startswith(b)):
-        return 0.9
-    return difflib.SequenceMatcher(None, a, b).ratio()
