@@ -105,6 +105,19 @@ def add_names(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
     return _program(facts, f"{{**state, {listed}}}")
 
 
+def take_copy(facts: Facts, live: Mapping[str, str], copy: Sequence[str]) -> str:
+    """Code that puts a second copy of a network in the place of the live one: live key by key of the copy."""
+    listed = ", ".join(f"{literal(o)}: {literal(n)}" for o, n in live.items())
+    rest = ", ".join(literal(k) for k in copy if k not in live)
+    dropped = f" | {{{rest}}}" if rest else ""
+    return _program(
+        facts,
+        "{**{k: v for k, v in state.items() if k not in dropped}, **{n: state[o] for o, n in names.items()}}",
+        f"names = {{{listed}}}",
+        f"dropped = set(names){dropped}",
+    )
+
+
 def fuse(facts: Facts, groups: Mapping[str, Sequence[str]]) -> str:
     """Code that concatenates parts along the first dimension."""
     parts = "{" + ", ".join(f"{literal(w)}: {list(p)!r}" for w, p in groups.items()) + "}"

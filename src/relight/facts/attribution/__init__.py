@@ -12,7 +12,18 @@ from dataclasses import dataclass, replace
 from relight.core.checkpoint import Checkpoint
 from relight.core.target import ModelSpec
 from relight.facts.arguments import Arguments
-from relight.facts.attribution import buffers, forms, positions, renames, rest, shapes, wrappers
+from relight.facts.attribution import (
+    adapters,
+    buffers,
+    copies,
+    forms,
+    positions,
+    quantised,
+    renames,
+    rest,
+    shapes,
+    wrappers,
+)
 from relight.facts.attribution.board import Board, Explanation
 from relight.facts.keys import KeyDiff
 
@@ -21,13 +32,17 @@ __all__ = ["Attribution", "Explanation", "attribute", "with_arguments"]
 _MATCHERS = (
     wrappers.match_wrappers,
     wrappers.match_tied,
-    forms.match_weight_norm,
+    adapters.match_adapters,
+    copies.match_copies,
+    quantised.match_quantised,
+    forms.match_forms,
     forms.match_norm_kind,
     wrappers.match_attribute_prefix,
     positions.match_index_shift,
     renames.match_mapped,
     renames.match_equals,
     buffers.match_buffers,
+    copies.match_helpers,
     shapes.match_shapes,
     rest.match_rest,
 )

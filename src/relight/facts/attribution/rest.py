@@ -15,7 +15,7 @@ def match_rest(board: Board) -> None:
         (board.unexpected, "removed", "layer-removed", {k for k, p in board.params.items() if p.persistent}),
     ):
         if keys:
-            groups = _top_modules(keys, present)
+            groups = top_modules(keys, present)
             board.add(
                 Explanation(
                     kind=kind,
@@ -27,7 +27,7 @@ def match_rest(board: Board) -> None:
             )
 
 
-def _top_modules(keys: Iterable[str], present: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def top_modules(keys: Iterable[str], present: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Keys grouped by the topmost module of which the other side has nothing; single tensors by themselves."""
     prefixes: set[str] = {""}
     for key in present:

@@ -57,6 +57,7 @@ def match_attribute_prefix(board: Board) -> None:
     """All of one side sits one attribute deeper than the other: ``model.`` in front of every key."""
     if not board.unexpected or not board.missing:
         return
+    copies = data.load("key_patterns")["copies"]
     wanted = dict.fromkeys((*board.missing, *board.filled))
     for source, other, deeper in ((board.unexpected, wanted, "file"), (wanted, board.unexpected, "model")):
         for prefix in _leading(source):
@@ -71,7 +72,9 @@ def match_attribute_prefix(board: Board) -> None:
                 board.add(
                     Explanation(
                         kind="wrapper",
-                        cause="prefix-lightning-attribute",
+                        cause=copies["cause"]
+                        if prefix.rstrip(".") in copies["segments"]
+                        else "prefix-lightning-attribute",
                         missing=tuple(n for _, n in pairs if n in board.missing),
                         unexpected=tuple(o for o, _ in pairs),
                         pairs=tuple(pairs),
