@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from relight.facts.patterns import folded
+
 if TYPE_CHECKING:
     from relight.core.finding import Evidence
     from relight.core.target import ModelSpec
@@ -63,14 +65,19 @@ def groups(
     """One line of evidence per group of keys, the largest first, and how many more there are."""
     from relight.core.finding import Evidence
 
-    ordered = sorted(by_module.items(), key=lambda g: -len(g[1]))
+    ordered = sorted(folded(by_module).items(), key=lambda g: -sum(len(by_module[path]) for path in g[1]))
     lines = []
-    for path, keys in ordered[:limit]:
-        text = module_text(spec, path) if in_model else ""
-        count = tensors(len(keys)) if keys != (path,) else "a tensor of its own"
-        lines.append(Evidence(path, f"{text}, {count}" if text else count, where(spec, path) if in_model else None))
+    for pattern, paths in ordered[:limit]:
+        first = paths[0]
+        count = sum(len(by_module[path]) for path in paths)
+        what = module_text(spec, first) if in_model else ""
+        alone = all(by_module[path] == (path,) for path in paths)
+        amount = "a tensor of its own" if alone and len(paths) == 1 else tensors(count)
+        lines.append(
+            Evidence(pattern, f"{what}, {amount}" if what else amount, where(spec, first) if in_model else None)
+        )
     if len(ordered) > limit:
-        rest = sum(len(keys) for _, keys in ordered[limit:])
+        rest = sum(len(by_module[path]) for _, paths in ordered[limit:] for path in paths)
         lines.append(Evidence("...", f"{len(ordered) - limit} more, {tensors(rest)}"))
     return tuple(lines)
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import describe, snippets
+from relight.facts.attribution import Explanation
 from relight.facts.comparison import load_error
 from relight.facts.facts import Facts
+from relight.facts.patterns import folded
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _SEQ = {"net": "torch.nn.modules.container.Sequential"}
 
 
 class IndexShifted(Rule):
-    """A layer was put into or taken out of a Sequential, which renumbers the layers behind it.
+    """A layer was put into or taken out of a numbered container, which renumbers the layers behind it.
 
     What it checks
     --------------
-    Whether all numbered layers of the file are found in the model's Sequential in the same order, with the same
-    shapes, at other numbers.
+    Whether the numbered layers of the file are found in the model's Sequential or ModuleList in the same order, with
+    the same shapes, at other numbers.
 
     Why loading fails
     -----------------
@@ -28,7 +31,8 @@ class IndexShifted(Rule):
 
     How to fix
     ----------
-    Add the layer so that the numbers stay (at the end, or with names by an OrderedDict), or rename the keys.
+    Add the layer so that the numbers stay (at the end, or with names by an OrderedDict), or rename the keys. Where a
+    layer was taken out, nn.Identity in its place keeps the numbers.
 
     References
     ----------
@@ -51,6 +55,32 @@ class IndexShifted(Rule):
             file=File(tensors={"net.0.weight": (4, 3), "net.2.weight": (1, 4)}),
             model=Model(params={"net.0.weight": (4, 3), "net.2.weight": (4, 4), "net.4.weight": (1, 4)}, modules=_SEQ),
         ),
+        Fires(
+            name="a layer taken out, numbers collide",
+            file=File(tensors={"net.0.weight": (4, 3), "net.2.weight": (4, 4), "net.4.weight": (1, 4)}),
+            model=Model(params={"net.0.weight": (4, 3), "net.2.weight": (1, 4)}, modules=_SEQ),
+        ),
+        Fires(
+            name="the same in every block: one finding",
+            file=File(
+                tensors={f"blocks.{i}.{j}.weight": (j + 2, 3) for i in range(3) for j in (0, 1)}
+                | {"out.weight": (1, 3)}
+            ),
+            model=Model(
+                params={f"blocks.{i}.{j + (j > 0)}.weight": (j + 2, 3) for i in range(3) for j in (0, 1)}
+                | {"out.weight": (1, 3)}
+            ),
+        ),
+        Silent(
+            name="one block more of the same kind, at the end",
+            file=File(tensors={f"layers.{i}.weight": (4, 4) for i in range(3)}),
+            model=Model(params={f"layers.{i}.weight": (4, 4) for i in range(4)}),
+        ),
+        Silent(
+            name="other sizes at the same numbers",
+            file=File(tensors={"net.0.weight": (4, 3), "net.2.weight": (1, 4)}),
+            model=Model(params={"net.0.weight": (5, 3), "net.2.weight": (1, 5)}, modules=_SEQ),
+        ),
         Silent(
             name="the same numbers",
             file=File(tensors={"net.0.weight": (4, 3), "net.2.weight": (1, 4)}),
@@ -64,41 +94,56 @@ class IndexShifted(Rule):
     )
 
     def check(self, facts: Facts) -> Iterator[Finding]:
-        """One finding per Sequential."""
-        if not facts.strict and not any(e.mismatched for e in facts.attribution.of("index-shift")):
+        """One finding for all containers in which the same happened."""
+        shifts = facts.attribution.of("index-shift")
+        if not facts.strict and not any(e.mismatched for e in shifts):
             return
-        for e in facts.attribution.of("index-shift"):
-            container, moves = e.about["container"], e.about["moves"]
-            new = e.about["new"]
-            moved = ", ".join(f"{a} -> {b}" for a, b in moves[:6]) + (", ..." if len(moves) > 6 else "")
-            evidence = [Evidence(container, f"positions {moved}", describe.where(facts.spec, container))]
+        groups: dict[tuple[object, ...], list[Explanation]] = defaultdict(list)
+        for e in shifts:
+            groups[(e.about["moves"], e.about["new"], e.about["gone"])].append(e)
+        for found in groups.values():
+            first = found[0].about
+            container, new, gone = first["container"], first["new"], first["gone"]
+            containers = " and ".join(folded(e.about["container"] or "the model" for e in found))
+            moved = ", ".join(f"{a} -> {b}" for a, b in first["moves"][:6]) + (
+                ", ..." if len(first["moves"]) > 6 else ""
+            )
+            evidence = [Evidence(containers, f"positions {moved}", describe.where(facts.spec, container))]
+            dotted = f"{container}." if container else ""
             evidence += [
-                Evidence(f"{container}.{i}", f"{describe.module_text(facts.spec, f'{container}.{i}')}, not in the file")
+                Evidence(
+                    f"{dotted}{i}", f"{describe.module_text(facts.spec, f'{dotted}{i}')}, not in the file".lstrip(", ")
+                )
                 for i in new[:3]
             ]
+            evidence += [Evidence(f"{dotted}{i}", "no longer in the model") for i in gone[:3]]
             yield self.finding(
-                f"the layers of {container} are at other positions than in the checkpoint",
+                f"the layers of {containers} are at other positions than in the checkpoint",
                 confidence=Confidence.LIKELY,
                 evidence=evidence,
                 context=["Equal layers can be told apart by their order only: that the order is the same is a guess."],
-                fixes=[
-                    Fix(
-                        title=f"Keep the positions of {container}: add new layers behind the old ones, or outside of it.",
-                        kind=FixKind.CODE,
-                    ),
-                    *(
-                        []
-                        if new
-                        else [
-                            Fix(
-                                title="If the order is the same, rename the keys in a copy; no tensor changes:",
-                                kind=FixKind.FILE,
-                                code=snippets.rewrite_keys(facts, e.pairs),
-                            )
-                        ]
-                    ),
-                ],
-                subjects=[o for o, _ in e.pairs],
-                explains=e.keys,
+                fixes=_fixes(facts, containers, new, gone, [p for e in found for p in e.pairs]),
+                subjects=[o for e in found for o, _ in e.pairs],
+                explains=frozenset(k for e in found for k in e.keys),
                 predicts=load_error(facts),
             )
+
+
+def _fixes(
+    facts: Facts, containers: str, new: Sequence[int], gone: Sequence[int], pairs: Sequence[tuple[str, str]]
+) -> list[Fix]:
+    keep = f"Keep the positions of {containers}: " + (
+        "put nn.Identity() in place of what was taken out."
+        if gone
+        else "add new layers behind the old ones, or outside of it."
+    )
+    fixes = [Fix(title=keep, kind=FixKind.CODE)]
+    if not new and not gone:
+        fixes.append(
+            Fix(
+                title="If the order is the same, rename the keys in a copy; no tensor changes:",
+                kind=FixKind.FILE,
+                code=snippets.rewrite_keys(facts, pairs),
+            )
+        )
+    return fixes

@@ -22,6 +22,7 @@ from relight.facts.attribution import (
     renames,
     rest,
     shapes,
+    variants,
     wrappers,
 )
 from relight.facts.attribution.board import Board, Explanation
@@ -43,6 +44,7 @@ _MATCHERS = (
     renames.match_equals,
     buffers.match_buffers,
     copies.match_helpers,
+    variants.match_variant,
     shapes.match_shapes,
     rest.match_rest,
 )
@@ -78,11 +80,7 @@ def attribute(diff: KeyDiff, checkpoint: Checkpoint, spec: ModelSpec) -> Attribu
     board = Board(diff, checkpoint, spec)
     for match in _MATCHERS:
         match(board)
-    paired = sum(len(e.pairs) for e in board.explanations)
-    known = len(diff.matched) + paired
-    # Nothing fits and nothing could be paired: not a change of the model but another model.
-    unrelated = known == 0 and len(diff.missing) > 0 and len(diff.unexpected) > 0
-    return Attribution(explanations=tuple(board.explanations), unrelated=unrelated)
+    return Attribution(explanations=tuple(board.explanations), unrelated=variants.unrelated(board))
 
 
 def with_arguments(attribution: Attribution, arguments: Arguments) -> Attribution:

@@ -1,66 +1,60 @@
-"""Layers of a Sequential at other positions."""
+"""Numbered layers (of a Sequential or ModuleList) at other positions."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 from relight.facts.attribution.board import Board, Explanation, Shape
 
+_COVERED = 0.6  # of the shorter side that must be found in order, for its numbers to have moved
+_MOST = 1500  # layers in one container; aligning takes the square of it
+
+Block: TypeAlias = frozenset[tuple[str, Shape | None]]
+Blocks: TypeAlias = list[tuple[int, Block]]
+
 
 def match_index_shift(board: Board) -> None:
-    """A layer inserted into or taken out of an nn.Sequential renumbers what follows it."""
+    """A layer inserted into or taken out of a numbered container renumbers what follows it."""
     containers: dict[str, None] = {}
     for key in (*board.missing, *board.unexpected, *board.mismatched):
         parts = key.split(".")
         for i, part in enumerate(parts[:-1]):
             if part.isdigit():
                 containers[".".join(parts[:i])] = None
-                break
-    for container in containers:
-        module = board.modules.get(container)
-        if module is None or not module.class_path.endswith("container.Sequential"):
-            continue
-        found = _shift(board, container + ".")
+    # From the outside in: what the outer numbers explain, the inner ones need not.
+    for container in sorted(containers, key=lambda c: c.count(".") if c else -1):
+        found = _shift(board, f"{container}." if container else "")
         if found is not None:
             board.add(found)
 
 
 def _shift(board: Board, prefix: str) -> Explanation | None:
-    def blocks(shape: Callable[[str], Shape | None], keys: Iterable[str]) -> dict[int, dict[str, Shape | None]]:
-        out: dict[int, dict[str, Shape | None]] = defaultdict(dict)
-        for key in keys:
-            if key.startswith(prefix):
-                index, _, rest = key[len(prefix) :].partition(".")
-                if index.isdigit() and rest:
-                    out[int(index)][rest] = shape(key)
-        return dict(sorted(out.items()))
+    saved = _blocks(board.saved, board.entries, prefix)
+    wanted = _blocks(board.wanted, (k for k, p in board.params.items() if p.persistent), prefix)
+    if not 2 <= len(saved) <= _MOST or not 2 <= len(wanted) <= _MOST:
+        return None
+    pairs = _aligned(saved, wanted)
+    theirs = dict(wanted)
+    at_home = sum(theirs.get(i) == block for i, block in saved)
+    if len(pairs) <= at_home or len(pairs) < _COVERED * min(len(saved), len(wanted)):
+        return None
+    moves = tuple((a, b) for a, b in pairs if a != b)
+    fresh = {i for i, _ in wanted} - {b for _, b in pairs}
+    gone = {i for i, _ in saved} - {a for a, _ in pairs}
+    if fresh and gone:
+        return None  # layers changed as well: sizes or names say more than positions
+    rests = {i: [rest for rest, _ in block] for i, block in saved}
+    joined = [(f"{prefix}{a}.{rest}", f"{prefix}{b}.{rest}") for a, b in moves for rest in rests[a]]
+    inside = {f"{prefix}{i}." for i in (*fresh, *gone, *(n for move in moves for n in move))}
 
-    saved = blocks(board.saved, board.entries)
-    wanted = blocks(board.wanted, (k for k, p in board.params.items() if p.persistent))
-    a, b = list(saved.items()), list(wanted.items())
-    if len(a) < 2 or len(b) < 2 or len(a) > len(b):
-        return None
-    # Every block of the file must be found in the model in order; the longest common subsequence must be all of it.
-    pairs: list[tuple[int, int]] = []
-    j = 0
-    for index, block in a:
-        while j < len(b) and b[j][1] != block:
-            j += 1
-        if j == len(b):
-            return None
-        pairs.append((index, b[j][0]))
-        j += 1
-    if all(x == y for x, y in pairs):
-        return None
-    joined = [(f"{prefix}{x}.{rest}", f"{prefix}{y}.{rest}") for x, y in pairs for rest in saved[x] if x != y]
-    touched = {k for pair in joined for k in pair}
-    # Positions of the model that nothing in the file fills are layers of their own.
-    fresh = {y for y, _ in b} - {y for _, y in pairs}
-    new_keys = {f"{prefix}{y}.{rest}" for y in fresh for rest in wanted[y]}
-    missing = tuple(k for k in board.missing if k in touched or k in new_keys)
-    unexpected = tuple(k for k in board.unexpected if k in touched)
-    mismatched = tuple(m for k, m in board.mismatched.items() if k in touched or k in new_keys)
+    def touched(key: str) -> bool:
+        return key.startswith(prefix) and f"{prefix}{key[len(prefix) :].partition('.')[0]}." in inside
+
+    missing = tuple(k for k in board.missing if touched(k))
+    unexpected = tuple(k for k in board.unexpected if touched(k))
+    mismatched = tuple(m for k, m in board.mismatched.items() if touched(k))
     if not missing and not unexpected and not mismatched:
         return None
     return Explanation(
@@ -69,11 +63,48 @@ def _shift(board: Board, prefix: str) -> Explanation | None:
         missing=missing,
         unexpected=unexpected,
         mismatched=mismatched,
-        pairs=tuple(joined),
+        pairs=tuple((o, n) for o, n in joined if o in board.entries and n in board.params),
         certain=False,  # equal blocks can be told apart by their order only
         about={
             "container": prefix.rstrip("."),
-            "moves": tuple(p for p in pairs if p[0] != p[1]),
+            "moves": moves,
             "new": tuple(sorted(fresh)),
+            "gone": tuple(sorted(gone)),
         },
     )
+
+
+def _blocks(shape: Callable[[str], Shape | None], keys: Iterable[str], prefix: str) -> Blocks:
+    """What stands at each number, in order of the numbers."""
+    out: dict[int, set[tuple[str, Shape | None]]] = defaultdict(set)
+    for key in keys:
+        if key.startswith(prefix):
+            index, _, rest = key[len(prefix) :].partition(".")
+            # torch fills the counter in where an old file lacks it.
+            if index.isdigit() and rest and not rest.endswith("num_batches_tracked"):
+                out[int(index)].add((rest, shape(key)))
+    return [(i, frozenset(block)) for i, block in sorted(out.items())]
+
+
+def _aligned(saved: Sequence[tuple[int, Block]], wanted: Sequence[tuple[int, Block]]) -> list[tuple[int, int]]:
+    """Pairs of numbers of equal blocks, as many as can be in order; among as many, those whose numbers agree."""
+    stay = 1 / (len(saved) + len(wanted) + 1)
+    best = [[0.0] * (len(wanted) + 1) for _ in range(len(saved) + 1)]
+    for i in reversed(range(len(saved))):
+        for j in reversed(range(len(wanted))):
+            best[i][j] = max(best[i + 1][j], best[i][j + 1])
+            if saved[i][1] == wanted[j][1]:
+                worth = 1 + (stay if saved[i][0] == wanted[j][0] else 0)
+                best[i][j] = max(best[i][j], best[i + 1][j + 1] + worth)
+    pairs: list[tuple[int, int]] = []
+    i = j = 0
+    while i < len(saved) and j < len(wanted):
+        worth = 1 + (stay if saved[i][0] == wanted[j][0] else 0)
+        if saved[i][1] == wanted[j][1] and best[i][j] == best[i + 1][j + 1] + worth:
+            pairs.append((saved[i][0], wanted[j][0]))
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
