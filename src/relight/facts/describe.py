@@ -82,6 +82,14 @@ def groups(
     return tuple(lines)
 
 
+def equal_blocks(container: str, side: str) -> str:
+    """Why nobody can say which of several equal blocks one side has more."""
+    return (
+        f"The blocks of {container or 'the model'} are equal: which of them the {side} has more, no key can show. "
+        "If it is not the last, the others fit at wrong places."
+    )
+
+
 def what_is_left(whole: int, lost: int) -> str:
     """What a damaged file still tells: tensors with their values, and tensors without."""
     values = "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"

@@ -45,6 +45,7 @@ class WrapperPrefix(Rule):
         "prefix-fsdp-wrapped",
         "prefix-activation-ckpt",
         "prefix-lightning-attribute",
+        "ema-prefix",
     )
     phase = Phase.COMPARISON
     needs = frozenset({"contents", "spec"})
@@ -91,6 +92,16 @@ class WrapperPrefix(Rule):
             model=Model(params=_NET),
             cause="prefix-lightning-attribute",
         ),
+        Fires(
+            name="only an averaged copy was saved, its names without dots",
+            file=File(tensors={"model_ema." + k.replace(".", ""): s for k, s in _NET.items()}),
+            model=Model(params=_NET),
+            cause="ema-prefix",
+        ),
+        Silent(name="an averaged copy of other shapes", file=File(tensors={"ema.0.weight": (9, 3), "ema.0.bias": (9,)}),
+               model=Model(params={"net.0.weight": (4, 3), "net.0.bias": (4,)})),
+        Silent(name="an averaged copy on both sides", file=File(tensors={**_NET, "ema.0.weight": (4, 3)}),
+               model=Model(params={**_NET, "ema.0.weight": (4, 3)})),
         Silent(name="wrapped on both sides", file=File(tensors={f"module.{k}": s for k, s in _NET.items()}),
                model=Model(params={f"module.{k}": s for k, s in _NET.items()})),
         Silent(name="a layer that is called module", file=File(tensors={"module.weight": (2, 3), "net.weight": (2, 3)}),

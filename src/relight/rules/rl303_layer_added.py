@@ -50,6 +50,11 @@ class LayerAdded(Rule):
             model=Model(params={"layer1.weight": (3, 2), "layer1.bias": (3,)}),
         ),
         Fires(
+            name="one more of several equal blocks: which one is open",
+            file=File(tensors={f"layers.{i}.weight": (4, 4) for i in range(3)}),
+            model=Model(params={f"layers.{i}.weight": (4, 4) for i in range(4)}),
+        ),
+        Fires(
             name="not strict: loads, at random values",
             file=File(tensors=_TWO),
             model=Model(params=_THREE),
@@ -61,6 +66,16 @@ class LayerAdded(Rule):
             model=Model(params=_THREE, strict_loading=False),
         ),
         Silent(name="the same layers", file=File(tensors=_TWO), model=Model(params=_TWO)),
+        Silent(
+            name="as many equal blocks",
+            file=File(tensors={f"layers.{i}.weight": (4, 4) for i in range(3)}),
+            model=Model(params={f"layers.{i}.weight": (4, 4) for i in range(3)}),
+        ),
+        Silent(
+            name="the layer is there, under another name",
+            file=File(tensors={**_TWO, "tail.weight": (5, 1)}),
+            model=Model(params={**_TWO, "end.weight": (5, 1)}),
+        ),
         Silent(name="one layer less in the model", file=File(tensors=_THREE), model=Model(params=_TWO)),
         Silent(
             name="a lazy layer that takes its shape from the file",
@@ -85,6 +100,7 @@ class LayerAdded(Rule):
                 context.append(
                     f"Everything else fits: {len(diff.matched)} of {describe.tensors(total)}, same names, same shapes."
                 )
+            context += [describe.equal_blocks(c, "model") for c in e.about["equals"]]
             what = single or "these layers"
             grade = severity(facts, e)
             if grade is Severity.WARNING and facts.intent.strict is None:

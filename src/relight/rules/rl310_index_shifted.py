@@ -104,12 +104,12 @@ class IndexShifted(Rule):
         for found in groups.values():
             first = found[0].about
             container, new, gone = first["container"], first["new"], first["gone"]
-            containers = " and ".join(folded(e.about["container"] or "the model" for e in found))
+            containers = " and ".join(folded(_name(e) for e in found))
             moved = ", ".join(f"{a} -> {b}" for a, b in first["moves"][:6]) + (
                 ", ..." if len(first["moves"]) > 6 else ""
             )
             evidence = [Evidence(containers, f"positions {moved}", describe.where(facts.spec, container))]
-            dotted = f"{container}." if container else ""
+            dotted = first["prefix"]
             evidence += [
                 Evidence(
                     f"{dotted}{i}", f"{describe.module_text(facts.spec, f'{dotted}{i}')}, not in the file".lstrip(", ")
@@ -127,6 +127,11 @@ class IndexShifted(Rule):
                 explains=frozenset(k for e in found for k in e.keys),
                 predicts=load_error(facts),
             )
+
+
+def _name(e: Explanation) -> str:
+    container, prefix = e.about["container"], e.about["prefix"]
+    return (container or "the model") if prefix in ("", f"{container}.") else f"{prefix}*"
 
 
 def _fixes(

@@ -38,6 +38,7 @@ _MATCHERS = (
     quantised.match_quantised,
     forms.match_forms,
     forms.match_norm_kind,
+    copies.match_averaged_only,
     wrappers.match_attribute_prefix,
     positions.match_index_shift,
     renames.match_mapped,
@@ -80,7 +81,11 @@ def attribute(diff: KeyDiff, checkpoint: Checkpoint, spec: ModelSpec) -> Attribu
     board = Board(diff, checkpoint, spec)
     for match in _MATCHERS:
         match(board)
-    return Attribution(explanations=tuple(board.explanations), unrelated=variants.unrelated(board))
+    if variants.unrelated(board):
+        # What little fits fits by chance; names that sizes alone brought together would only mislead.
+        told = tuple(e for e in board.explanations if e.kind not in ("renamed", "fused", "index-shift"))
+        return Attribution(explanations=told, unrelated=True)
+    return Attribution(explanations=tuple(board.explanations))
 
 
 def with_arguments(attribution: Attribution, arguments: Arguments) -> Attribution:

@@ -26,7 +26,7 @@ def match_copies(board: Board) -> None:
         for prefix, keys in _below(open_keys, segments).items():
             pairs = {}
             for key in keys:
-                twin = live.get((_plain(key[len(prefix) :]), shape(key)))
+                twin = live.get((_plain(_inside(key, prefix)), shape(key)))
                 if twin is not None:
                     pairs[key] = twin
             extra = [k for k in keys if k not in pairs and k.rpartition(".")[2] in counters]
@@ -48,15 +48,58 @@ def match_copies(board: Board) -> None:
                 )
 
 
+def match_averaged_only(board: Board) -> None:
+    """A file that holds only the averaged copy, for a model that keeps only the live network, or the reverse."""
+    words = data.load("key_patterns")["copies"]
+    segments = set(words["segments"])
+    wanted = (*board.missing, *board.filled)
+    for side, open_keys, others, shape, other_shape in (
+        ("file", board.unexpected, wanted, board.saved, board.wanted),
+        ("model", wanted, board.unexpected, board.wanted, board.saved),
+    ):
+        live = _live(others, segments, other_shape)
+        for prefix, keys in _below(open_keys, segments).items():
+            twins = {key: live.get((_plain(_inside(key, prefix)), shape(key))) for key in keys}
+            pairs = [(key, twin) if side == "file" else (twin, key) for key, twin in twins.items() if twin is not None]
+            extra = [k for k in keys if twins[k] is None and k.rpartition(".")[2] in words["counters"]]
+            if len(pairs) < 2 or len(pairs) < _MOST * (len(keys) - len(extra)) or len(set(twins.values())) < len(pairs):
+                continue
+            olds, news = [o for o, _ in pairs], [n for _, n in pairs]
+            (olds if side == "file" else news).extend(extra)
+            board.add(
+                Explanation(
+                    kind="wrapper",
+                    cause=words["cause"],
+                    missing=tuple(k for k in news if k in board.missing),
+                    unexpected=tuple(k for k in olds if k in board.unexpected),
+                    pairs=tuple(pairs),
+                    about={
+                        "extra": (prefix.rstrip("._"),) if side == "file" else (),
+                        "lacking": (prefix.rstrip("._"),) if side == "model" else (),
+                        "by": ("an averaged copy of the network",),
+                    },
+                )
+            )
+
+
 def _below(keys: Iterable[str], segments: set[str]) -> dict[str, list[str]]:
-    """Keys by the prefix that ends with the first step that names a copy."""
+    """Keys by the prefix that ends with the first step that names a copy; it may be joined to the rest by ``_``."""
     out: dict[str, list[str]] = defaultdict(list)
     for key in keys:
         steps = key.split(".")
         at = next((i for i, step in enumerate(steps[:-1]) if step in segments), None)
         if at is not None:
             out[".".join(steps[: at + 1]) + "."].append(key)
+        elif len(steps) == 1:
+            joined = max((s + "_" for s in segments if key.startswith(s + "_")), key=len, default="")
+            if joined:
+                out[joined].append(key)
     return out
+
+
+def _inside(key: str, prefix: str) -> str:
+    """A key without what names the copy, and without a wrapper around it."""
+    return key[len(prefix) :].removeprefix("module.")
 
 
 def _live(

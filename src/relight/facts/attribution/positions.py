@@ -1,7 +1,8 @@
-"""Numbered layers (of a Sequential or ModuleList) at other positions."""
+"""Numbered layers (of a Sequential or ModuleList, or attributes that end in a number) at other positions."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 from relight.facts.attribution.board import Board, Explanation, Shape
 
 _COVERED = 0.6  # of the shorter side that must be found in order, for its numbers to have moved
+_NUMBERED = re.compile(r"(?<![0-9])(0|[1-9][0-9]*)(?=\.)")
 _MOST = 1500  # layers in one container; aligning takes the square of it
 
 Block: TypeAlias = frozenset[tuple[str, Shape | None]]
@@ -17,20 +19,19 @@ Blocks: TypeAlias = list[tuple[int, Block]]
 
 def match_index_shift(board: Board) -> None:
     """A layer inserted into or taken out of a numbered container renumbers what follows it."""
-    containers: dict[str, None] = {}
+    containers: dict[str, int] = {}
     for key in (*board.missing, *board.unexpected, *board.mismatched):
-        parts = key.split(".")
-        for i, part in enumerate(parts[:-1]):
-            if part.isdigit():
-                containers[".".join(parts[:i])] = None
+        for match in _NUMBERED.finditer(key):
+            containers[key[: match.start(1)]] = key.count(".", 0, match.start(1))
     # From the outside in: what the outer numbers explain, the inner ones need not.
-    for container in sorted(containers, key=lambda c: c.count(".") if c else -1):
-        found = _shift(board, f"{container}." if container else "")
+    for container in sorted(containers, key=containers.__getitem__):
+        found = _shift(board, container)
         if found is not None:
             board.add(found)
 
 
 def _shift(board: Board, prefix: str) -> Explanation | None:
+    """The shift among the layers whose names are the prefix and a number: ``net.3``, ``features.denselayer3``."""
     saved = _blocks(board.saved, board.entries, prefix)
     wanted = _blocks(board.wanted, (k for k, p in board.params.items() if p.persistent), prefix)
     if not 2 <= len(saved) <= _MOST or not 2 <= len(wanted) <= _MOST:
@@ -67,6 +68,7 @@ def _shift(board: Board, prefix: str) -> Explanation | None:
         certain=False,  # equal blocks can be told apart by their order only
         about={
             "container": prefix.rstrip("."),
+            "prefix": prefix,
             "moves": moves,
             "new": tuple(sorted(fresh)),
             "gone": tuple(sorted(gone)),

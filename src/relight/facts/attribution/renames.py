@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from relight.facts.attribution.board import Board, Explanation, Shape
+from relight.facts.attribution.wrappers import tied
 from relight.facts.mapper.layers import Tensor
 from relight.facts.mapper.mapping import map_keys
+from relight.facts.mapper.matching import opposed
 from relight.facts.mapper.pairs import Pair
+from relight.facts.mapper.words import words
 
 
 def match_mapped(board: Board) -> None:
@@ -38,7 +41,13 @@ def match_mapped(board: Board) -> None:
 def _add_renamed(board: Board, pairs: Sequence[Pair]) -> None:
     """Copies under other names, by the prefixes that differ; sure and unsure ones apart."""
     groups: dict[tuple[str, str], list[Pair]] = defaultdict(list)
+    first: dict[str, str] = {}
     for pair in pairs:
+        source = pair.source[0]
+        if source in first:  # the model keeps one tensor of the file under two names
+            board.add(tied(missing=(pair.target,), twin=first[source], pairs=((source, pair.target),)))
+            continue
+        first[source] = pair.target
         groups[_prefixes(pair.source[0], pair.target)].append(pair)
     for (old, new), members in groups.items():
         certain = all(p.confidence == "certain" for p in members)
@@ -94,13 +103,19 @@ def _add_regrouped(board: Board, pairs: Sequence[Pair]) -> None:
 
 def match_equals(board: Board) -> None:
     """Subtrees that are equal in everything but their names, on both sides: which is which no shape can tell."""
-    while votes := _prefix_votes(board):
+    while votes := {r: pairs for r, pairs in _prefix_votes(board).items() if not _opposed(*r)}:
         rename = max(votes, key=lambda r: (len(votes[r]), -len(r[0]) - len(r[1])))
         rivals = _rivals(votes, rename)
         if rivals:
             _add_ambiguous(board, {rename: votes[rename], **{r: votes[r] for r in rivals}})
         else:
             _add(board, *rename, votes[rename], certain=False)
+
+
+def _opposed(old: str, new: str) -> bool:
+    """Whether the names say that these are different things: an actor and a critic."""
+    mine, theirs = ([w for step in name.split(".") for w in words(step)] for name in (old, new))
+    return opposed(mine, theirs) or opposed(theirs, mine)
 
 
 Rename = tuple[str, str]

@@ -10,6 +10,9 @@ from relight.facts import data
 from relight.facts.attribution.board import Board, Explanation, Shape
 from relight.facts.keys import Mismatch
 
+# torch/nn/modules/rnn.py: the rows are gates, four for an LSTM and three for a GRU.
+_RECURRENT = re.compile(r"(^|\.)(weight|bias)_(ih|hh)(_l\d+(_reverse)?)?$")
+
 
 def match_shapes(board: Board) -> None:
     """Sort shape differences by what a person would call them."""
@@ -88,6 +91,8 @@ def _is_head(board: Board, rows: Sequence[Mismatch]) -> bool:
     owners = {m.key.rpartition(".")[0] for m in rows}
     order = list(dict.fromkeys(k.rpartition(".")[0] for k in board.params if board.params[k].persistent))
     last = max((i for i, o in enumerate(order) if o in owners), default=-1)
+    if any(_RECURRENT.search(m.key) for m in rows):
+        return False
     weights = [m for m in rows if len(m.saved) >= 2]
     behind = [board.wanted(k) or () for k in board.params if k.rpartition(".")[0] in order[last + 1 :]]
     if any(len(s) == 2 and s[1] in {m.wanted[0] for m in weights} for s in behind):

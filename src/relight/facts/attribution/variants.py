@@ -19,7 +19,11 @@ def match_variant(board: Board) -> None:
     """
     if not board.mismatched or not (board.missing or board.unexpected):
         return
-    matrices = [m for m in board.mismatched.values() if len(m.saved) > 1 and len(m.wanted) > 1]
+    matrices = [
+        m
+        for m in board.mismatched.values()
+        if len(m.saved) > 1 and len(m.wanted) > 1 and sorted(m.saved) != sorted(m.wanted)  # turned is not another size
+    ]
     common = len(matrices) + sum(len(board.saved(k) or ()) > 1 for k in board.diff.matched)
     layers = {m.key.rpartition(".")[0] for m in matrices}
     if len(layers) < _FEW or len(matrices) < _SHARE * common:

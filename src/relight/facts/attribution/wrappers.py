@@ -57,7 +57,6 @@ def match_attribute_prefix(board: Board) -> None:
     """All of one side sits one attribute deeper than the other: ``model.`` in front of every key."""
     if not board.unexpected or not board.missing:
         return
-    copies = data.load("key_patterns")["copies"]
     wanted = dict.fromkeys((*board.missing, *board.filled))
     for source, other, deeper in ((board.unexpected, wanted, "file"), (wanted, board.unexpected, "model")):
         for prefix in _leading(source):
@@ -72,9 +71,7 @@ def match_attribute_prefix(board: Board) -> None:
                 board.add(
                     Explanation(
                         kind="wrapper",
-                        cause=copies["cause"]
-                        if prefix.rstrip(".") in copies["segments"]
-                        else "prefix-lightning-attribute",
+                        cause="prefix-lightning-attribute",
                         missing=tuple(n for _, n in pairs if n in board.missing),
                         unexpected=tuple(o for o, _ in pairs),
                         pairs=tuple(pairs),
@@ -105,28 +102,46 @@ def match_tied(board: Board) -> None:
     for entry in board.entries.values():
         if entry.storage_id is not None:
             by_storage[(entry.storage_id, entry.offset, entry.shape)].append(entry.key)
-    for key in list(board.unexpected):
+    surplus: dict[str, str] = {}
+    for key in board.unexpected:
         extra = board.entries.get(key)
         if extra is None or extra.storage_id is None:
             continue
         twins = [k for k in by_storage[(extra.storage_id, extra.offset, extra.shape)] if k != key]
         twin = next((k for k in twins if k in board.params and board.fits(k, k)), None)
         if twin is not None:
-            board.add(_tied(unexpected=(key,), twin=twin))
-    for key in list(board.missing):
+            surplus[key] = twin
+    lacking: dict[str, str] = {}
+    for key in board.missing:
         param = board.params.get(key)
         twin = next((k for k in (param.tied_with if param else ()) if k in board.entries and board.fits(k, key)), None)
         if twin is not None:
-            board.add(_tied(missing=(key,), twin=twin, pairs=((twin, key),)))
+            lacking[key] = twin
+    # Where both sides have a second name of the same tensor, that name has changed.
+    renamed = {*surplus.values()} & {*lacking.values()}
+    for key, twin in surplus.items():
+        if twin not in renamed:
+            board.add(tied(unexpected=(key,), twin=twin))
+    for key, twin in lacking.items():
+        if twin not in renamed:
+            board.add(tied(missing=(key,), twin=twin, pairs=((twin, key),)))
 
 
-def _tied(
+def tied(
     *,
     missing: tuple[str, ...] = (),
     unexpected: tuple[str, ...] = (),
     twin: str,
     pairs: tuple[tuple[str, str], ...] = (),
 ) -> Explanation:
+    """The explanation of one of two names of one tensor.
+
+    Args:
+        missing: The name that the file lacks.
+        unexpected: The name that the model lacks.
+        twin: The other name of the tensor.
+        pairs: (key in the file, key in the model) for what is missing.
+    """
     return Explanation(
         kind="tied",
         cause="tied-weights-key",
