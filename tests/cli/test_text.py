@@ -431,12 +431,15 @@ Fires on
 --------
 - one layer
 - a bias on an old layer
+- one more of several equal blocks: which one is open
 - not strict: loads, at random values
 - the class itself is not strict: a note
 
 Stays silent on
 ---------------
 - the same layers
+- as many equal blocks
+- the layer is there, under another name
 - one layer less in the model
 - a lazy layer that takes its shape from the file
 
