@@ -82,11 +82,12 @@ def groups(
     return tuple(lines)
 
 
-def equal_blocks(container: str, side: str) -> str:
+def equal_blocks(container: str, fewer: int, more: int, *, in_model: bool) -> str:
     """Why nobody can say which of several equal blocks one side has more."""
+    few, many = ("checkpoint", "model") if in_model else ("model", "checkpoint")
     return (
-        f"The blocks of {container or 'the model'} are equal: which of them the {side} has more, no key can show. "
-        "If it is not the last, the others fit at wrong places."
+        f"{container or 'The model'} has {counted(fewer, 'block')} in the {few} and {more:,} in the {many}, all equal: "
+        "if the others are not the last ones, what fits now fits at the wrong place. No key can show it."
     )
 
 

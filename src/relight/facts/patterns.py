@@ -35,6 +35,15 @@ def folded_pairs(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list
     return {(pattern[0], pattern[1]): [(a, b) for a, b in rows] for pattern, rows in found.items()}
 
 
+def ends_cut(old: str, new: str) -> tuple[str, str]:
+    """Two keys without the last steps that they share; neither is ever empty."""
+    a, b = old.split("."), new.split(".")
+    common = 0
+    while common < min(len(a), len(b)) - 1 and a[-1 - common] == b[-1 - common]:
+        common += 1
+    return ".".join(a[: len(a) - common]), ".".join(b[: len(b) - common])
+
+
 Row = tuple[str, ...]
 Values = tuple[int, ...]
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from relight.facts.facts import Facts
+from relight.facts.mapper.layers import Tensor
+from relight.facts.mapper.mapping import map_keys
+from relight.facts.patterns import ends_cut
 from relight.facts.question import literal
 
 _TRUST = "  # unpickles everything in the file: for one that you trust"
 
 
 def rewrite_keys(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
-    """Code that renames keys: by one replacement where that does it, by a prefix table otherwise."""
-    return _program(facts, _renaming(facts, pairs))
+    """Code that renames keys: by one replacement where that does it, by a table otherwise.
+
+    The table is of prefixes where they are fewer; where even those are many, the code asks the key mapper again.
+    """
+    return _program(facts, *_renaming(facts, pairs))
 
 
 def drop_keys(facts: Facts, keys: Sequence[str]) -> str:
@@ -40,6 +46,7 @@ def _edited(facts: Facts, *lines: str) -> str:
     load = f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
     return "\n".join(
         [
+            *(["import relight"] if any("relight." in line for line in lines) else []),
             "import torch",
             load if safe else load + _TRUST,
             *lines,
@@ -48,7 +55,8 @@ def _edited(facts: Facts, *lines: str) -> str:
     )
 
 
-def _renaming(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
+def _renaming(facts: Facts, pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """The expression of the renamed state_dict, and what has to stand before it."""
     wanted = dict(pairs)
     every = [t.key for t in facts.checkpoint.tensors] + list(facts.checkpoint.extra_keys)
 
@@ -58,13 +66,54 @@ def _renaming(facts: Facts, pairs: Sequence[tuple[str, str]]) -> str:
     for old, new in _candidates(pairs):
         if old and does_it(lambda k, o=old, n=new: n + k[len(o) :] if k.startswith(o) else k):
             changed = f"{literal(new)} + k[{len(old)}:]" if new else f"k[{len(old)}:]"
-            return f"{{{changed} if k.startswith({literal(old)}) else k: v for k, v in state.items()}}"
+            return (f"{{{changed} if k.startswith({literal(old)}) else k: v for k, v in state.items()}}",)
         if old and does_it(lambda k, o=old, n=new: k.replace(o, n)):
-            return f"{{k.replace({literal(old)}, {literal(new)}): v for k, v in state.items()}}"
+            return (f"{{k.replace({literal(old)}, {literal(new)}): v for k, v in state.items()}}",)
         if not old and does_it(lambda k, n=new: n + k):
-            return f"{{{literal(new)} + k: v for k, v in state.items()}}"
-    table = ", ".join(f"{literal(o)}: {literal(n)}" for o, n in pairs)
-    return f"{{{{{table}}}.get(k, k): v for k, v in state.items()}}"
+            return (f"{{{literal(new)} + k: v for k, v in state.items()}}",)
+    prefixes: dict[str, str] = {}
+    for old, new in pairs:
+        prefixes.setdefault(*ends_cut(old, new))
+    if len(prefixes) < len(pairs) and does_it(lambda k: _by_prefix(prefixes, k)):
+        if len(prefixes) <= _MOST_NAMES:
+            return _PREFIXED, f"names = {_table(prefixes)}"
+    elif len(pairs) <= _MOST_NAMES:
+        return "{names.get(k, k): v for k, v in state.items()}", f"names = {_table(wanted)}"
+    target = facts.question.target
+    if target is not None and _mapped(facts, wanted):
+        return (
+            "{names.get(k, k): v for k, v in state.items()}",
+            f"found = relight.map_keys({literal(facts.question.path)}, {literal(target)})",
+            'names = {p.source[0]: key for key, p in found.pairs.items() if p.op == "copy"}',
+        )
+    if len(prefixes) < len(pairs) and does_it(lambda k: _by_prefix(prefixes, k)):
+        return _PREFIXED, f"names = {_table(prefixes)}"
+    return "{names.get(k, k): v for k, v in state.items()}", f"names = {_table(wanted)}"
+
+
+_MOST_NAMES = 12  # entries of a table that somebody would still read
+_PREFIXED = '{next((n + k[len(o):] for o, n in names.items() if k == o or k.startswith(o + ".")), k): v for k, v in state.items()}'
+
+
+def _mapped(facts: Facts, wanted: Mapping[str, str]) -> bool:
+    """Whether the key mapper, asked again, gives these names and no others."""
+    found = map_keys(
+        [Tensor(e.key, e.shape, e.dtype) for e in facts.checkpoint.tensors],
+        [Tensor(p.key, p.shape, p.dtype or "") for p in facts.spec.params if p.persistent and p.shape is not None],
+    )
+    names = {p.source[0]: key for key, p in found.pairs.items() if p.op == "copy"}
+    return {o: n for o, n in names.items() if o != n} == dict(wanted)
+
+
+def _table(names: Mapping[str, str]) -> str:
+    """A dict as code, an entry a line where it has several."""
+    if len(names) == 1:
+        return "{" + ", ".join(f"{literal(o)}: {literal(n)}" for o, n in names.items()) + "}"
+    return "{\n" + "".join(f"    {literal(o)}: {literal(n)},\n" for o, n in names.items()) + "}"
+
+
+def _by_prefix(prefixes: Mapping[str, str], key: str) -> str:
+    return next((n + key[len(o) :] for o, n in prefixes.items() if key == o or key.startswith(o + ".")), key)
 
 
 def _candidates(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -118,7 +118,7 @@ class RenamedModule(Rule):
             _message(known, open_groups),
             confidence=Confidence.LIKELY if guess or open_groups else confidence(facts),
             severity=severity(facts, renames[0]),
-            evidence=evidence[:6],
+            evidence=_few(evidence),
             context=["strict=False would leave them at random values."],
             fixes=fixes,
             subjects=[k for e in renames for k in e.unexpected],
@@ -126,6 +126,13 @@ class RenamedModule(Rule):
             predicts=load_error(facts),
             wrong=not facts.strict,
         )
+
+
+def _few(evidence: Sequence[Evidence], limit: int = 6) -> list[Evidence]:
+    """The lines that concern most, and how many more there are."""
+    if len(evidence) <= limit:
+        return list(evidence)
+    return [*evidence[: limit - 1], Evidence("...", f"{len(evidence) - limit + 1} more")]
 
 
 def _folded(facts: Facts, known: Sequence[Explanation]) -> list[tuple[tuple[str, str], int, bool, str | None]]:

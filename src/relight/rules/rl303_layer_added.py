@@ -100,7 +100,7 @@ class LayerAdded(Rule):
                 context.append(
                     f"Everything else fits: {len(diff.matched)} of {describe.tensors(total)}, same names, same shapes."
                 )
-            context += [describe.equal_blocks(c, "model") for c in e.about["equals"]]
+            context += [describe.equal_blocks(*c, in_model=True) for c in e.about["equals"]]
             what = single or "these layers"
             grade = severity(facts, e)
             if grade is Severity.WARNING and facts.intent.strict is None:

@@ -66,7 +66,7 @@ class LayerRemoved(Rule):
             context = []
             if alone:
                 context.append(f"The model gets all {describe.tensors(len(diff.matched))} that it has.")
-            context += [describe.equal_blocks(c, "checkpoint") for c in e.about["equals"]]
+            context += [describe.equal_blocks(*c, in_model=False) for c in e.about["equals"]]
             noun = "a layer" if len(groups) == 1 and next(iter(groups)) not in e.unexpected else "layers"
             if all(k in groups for k in e.unexpected):
                 noun = "a tensor" if len(groups) == 1 else "tensors"

@@ -149,7 +149,6 @@ def _context(e: Explanation) -> list[str]:
 
 
 def _fixes(facts: Facts, e: Explanation) -> list[Fix]:
-    pairs = list(e.pairs)
     if e.about["dropped"]:
         return [
             Fix(
@@ -166,27 +165,21 @@ def _fixes(facts: Facts, e: Explanation) -> list[Fix]:
             if rank
             else Fix(title="Build the adapters as in the file.", kind=FixKind.CODE)
         ]
-    out = []
-    if pairs:
-        out.append(
-            Fix(
-                title="Rename the keys in a copy; no tensor changes:"
-                if not e.about["added"]
-                else "Rename the base weights in a copy, and load that with strict=False:",
-                kind=FixKind.FILE,
-                applicability=Applicability.SAFE if not e.about["added"] else Applicability.MANUAL,
-                code=snippets.rewrite_keys(facts, pairs),
-            )
-        )
-    if e.about["added"] and not e.about["alone"]:
-        out.insert(0, Fix(title="Load before the adapters are added (before get_peft_model).", kind=FixKind.CODE))
     if e.about["alone"]:
-        out.insert(
-            0,
+        return [
             Fix(
                 title="Load the network's own weights first, then the adapter with strict=False, "
                 "and see that nothing is unexpected.",
                 kind=FixKind.CODE,
-            ),
+            )
+        ]
+    if e.about["added"]:
+        return [Fix(title="Load before the adapters are added (before get_peft_model).", kind=FixKind.CODE)]
+    return [
+        Fix(
+            title="Rename the keys in a copy; no tensor changes:",
+            kind=FixKind.FILE,
+            applicability=Applicability.SAFE,
+            code=snippets.rewrite_keys(facts, e.pairs),
         )
-    return out
+    ]

@@ -12,6 +12,7 @@ from relight.facts.mapper.mapping import map_keys
 from relight.facts.mapper.matching import opposed
 from relight.facts.mapper.pairs import Pair
 from relight.facts.mapper.words import words
+from relight.facts.patterns import ends_cut
 
 
 def match_mapped(board: Board) -> None:
@@ -48,7 +49,7 @@ def _add_renamed(board: Board, pairs: Sequence[Pair]) -> None:
             board.add(tied(missing=(pair.target,), twin=first[source], pairs=((source, pair.target),)))
             continue
         first[source] = pair.target
-        groups[_prefixes(pair.source[0], pair.target)].append(pair)
+        groups[ends_cut(pair.source[0], pair.target)].append(pair)
     for (old, new), members in groups.items():
         certain = all(p.confidence == "certain" for p in members)
         _add(board, old, new, [(p.source[0], p.target) for p in members], certain=certain)
@@ -66,15 +67,6 @@ def _add(board: Board, old: str, new: str, pairs: Sequence[tuple[str, str]], *, 
             about={"old": old, "new": new},
         )
     )
-
-
-def _prefixes(old: str, new: str) -> tuple[str, str]:
-    """What differs between two keys, without the end that they share; neither is ever empty."""
-    a, b = old.split("."), new.split(".")
-    common = 0
-    while common < min(len(a), len(b)) - 1 and a[-1 - common] == b[-1 - common]:
-        common += 1
-    return ".".join(a[: len(a) - common]), ".".join(b[: len(b) - common])
 
 
 def _add_regrouped(board: Board, pairs: Sequence[Pair]) -> None:

@@ -29,15 +29,17 @@ def match_rest(board: Board) -> None:
             )
 
 
-def _equal_blocks(board: Board, groups: Iterable[str], present: Iterable[str]) -> tuple[str, ...]:
+def _equal_blocks(board: Board, groups: Iterable[str], present: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
     """Containers of numbered, equal blocks of which one side has more: all that differs is the last numbers.
+
+    Each with how many blocks the one side has and how many the other.
 
     Args:
         board: The shapes.
         groups: Modules of which one side has nothing.
         present: Keys of that side.
     """
-    out: dict[str, None] = {}
+    out: dict[str, tuple[str, int, int]] = {}
     there = set(present)
     for path in groups:
         container, _, number = path.rpartition(".")
@@ -46,8 +48,8 @@ def _equal_blocks(board: Board, groups: Iterable[str], present: Iterable[str]) -
         blocks = _signatures(board, f"{container}." if container else "")
         here = [n for n in blocks if any(f"{container}.{n}.{rest}" in there for rest, _ in blocks[n])]
         if here and int(number) > max(map(int, here)) and any(blocks[n] == blocks[number] for n in here):
-            out[container] = None
-    return tuple(out)
+            out[container] = (container, len(here), len(blocks))
+    return tuple(out.values())
 
 
 def _signatures(board: Board, prefix: str) -> dict[str, frozenset[tuple[str, Shape | None]]]:

@@ -21,9 +21,7 @@ def match_shapes(board: Board) -> None:
     for m in board.mismatched.values():
         groups[_shape_kind(board, m, positions)].append(m)
     _promote_tables(board, groups)
-    # One differing dimension that runs through the model is a width, whatever single layers look like.
-    if groups.get("size") and groups.get("rows"):
-        groups["size"] = [m for m in board.mismatched.values() if m in groups["size"] or m in groups.pop("rows", [])]
+    _follow_width(groups)
     if groups.get("rows"):
         rows = groups.pop("rows")
         kind = "head" if _is_head(board, rows) else "size"
@@ -50,13 +48,30 @@ def _shape_kind(board: Board, m: Mismatch, positions: re.Pattern[str]) -> str:
         return "transposed"
     if positions.search(m.key.lower()):
         return "positions"
-    if len(saved) == len(wanted) >= 3 and saved[:2] == wanted[:2]:
+    if len(saved) == len(wanted) >= 3 and saved[:2] == wanted[:2] and m.key.endswith("weight"):
         return "kernel"
     if len(saved) == len(wanted) >= 1 and saved[1:] == wanted[1:]:
         return "rows"
     if len(saved) == len(wanted) >= 3 and saved[:1] == wanted[:1] and saved[2:] == wanted[2:]:
         return "channels"
     return "size"
+
+
+def _follow_width(groups: dict[str, list[Mismatch]]) -> None:
+    """Tables and stems whose only difference is a width that runs through the model: no causes of their own."""
+    widths = {pair for m in groups.get("size", []) for pair in _differing(m)}
+    for kind in ("positions", "channels", "rows"):
+        following = [m for m in groups.get(kind, []) if widths.issuperset(_differing(m))]
+        if following:
+            groups["size"] = [*groups["size"], *following]
+            groups[kind] = [m for m in groups[kind] if m not in following]
+
+
+def _differing(m: Mismatch) -> set[tuple[int, int]]:
+    """(size in the file, size in the model) of the dimensions that differ; all of them where their number does."""
+    if len(m.saved) != len(m.wanted):
+        return {(-1, -1)}
+    return {(a, b) for a, b in zip(m.saved, m.wanted, strict=True) if a != b}
 
 
 def _numel(shape: Shape) -> int:

@@ -53,7 +53,6 @@ def depths(board: Board) -> tuple[tuple[str, int, int], ...]:
         a, b = len(saved[container]), len(wanted[container])
         if a != b and max(a, b) > 1:
             out.append((container, a, b))
-    # A block within blocks counts once, where its own number is no part of a longer list that differs as well.
     return tuple(sorted(out))
 
 
