@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,9 @@ def _report(example, folder):
     """The answer on the file that lies in the folder, and the rule's own findings."""
     facts = facts_of(example, folder / "elsewhere")
     question = replace(facts.question, path="model.ckpt")
+    if facts._target is not None and facts._target.spec is not None:
+        (folder / "model.spec.json").write_text(json.dumps(facts._target.spec.to_dict()), encoding="utf-8")
+        question = replace(question, target="model.spec.json")
     return diagnose(Facts(open_checkpoint(folder / "model.ckpt"), question, facts._target, facts._environment), RULES)
 
 

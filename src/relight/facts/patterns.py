@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 _NUMBER = re.compile(r"(?<!\d)(?:0|[1-9]\d*)(?!\d)")  # without leading zeros, which a pattern would lose
+_LAST_STEP = re.compile(r"(?<=(?<!\.)\.)[^.]*$")  # dots inside braces come in pairs
 _FEW = 6  # names in one pair of braces, beyond which they are listed apart
 
 
@@ -111,13 +112,13 @@ def _leaves(patterns: dict[str, list[str]]) -> dict[str, list[str]]:
     """Patterns that differ in their last step only, as one."""
     groups: dict[str, list[str]] = {}
     for pattern in patterns:
-        owner, dot, _ = pattern.rpartition(".")
-        groups.setdefault(owner + dot, []).append(pattern)
+        end = _LAST_STEP.search(pattern)
+        groups.setdefault(pattern[: end.start()] if end else "", []).append(pattern)
     out: dict[str, list[str]] = {}
     for owner, members in groups.items():
         leaves = [pattern.removeprefix(owner) for pattern in members]
         alike = len({len(patterns[pattern]) for pattern in members}) == 1
-        if owner and 1 < len(leaves) <= _FEW and alike and not any("{" in leaf for leaf in leaves):
+        if owner and 1 < len(leaves) <= _FEW and alike and not any("{" in leaf or "}" in leaf for leaf in leaves):
             out[f"{owner}{{{','.join(leaves)}}}"] = [key for pattern in members for key in patterns[pattern]]
         else:
             out.update({pattern: patterns[pattern] for pattern in members})

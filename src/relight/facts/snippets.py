@@ -167,6 +167,15 @@ def take_copy(facts: Facts, live: Mapping[str, str], copy: Sequence[str]) -> str
     )
 
 
+def convert(facts: Facts) -> str:
+    """Code that does all that the key mapper finds: names, and tensors that are turned, cut or put together."""
+    return _program(
+        facts,
+        "found.convert(state)",
+        f"found = relight.map_keys({literal(facts.question.path)}, {literal(facts.question.target)})",
+    )
+
+
 def fuse(facts: Facts, groups: Mapping[str, Sequence[str]]) -> str:
     """Code that concatenates parts along the first dimension."""
     parts = "{" + ", ".join(f"{literal(w)}: {list(p)!r}" for w, p in groups.items()) + "}"

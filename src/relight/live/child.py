@@ -818,9 +818,9 @@ def user_traceback(exc, names):
     return "".join(frames[-20:])
 
 
-def message_of(exc):
+def message_of(exc, limit=20000):
     try:
-        return str(exc)[:20000]
+        return str(exc)[:limit]
     except Exception:
         return ""
 
@@ -1869,7 +1869,7 @@ class Job(object):
         return found.state_dict() if isinstance(found, self.torch.nn.Module) else found
 
     def verdict(self, exc, stage, built, conclusive=True):
-        text = message_of(exc)
+        text = message_of(exc, limit=8000000)  # it names every key, of which large models have ten thousands
         known = stage == "load_state_dict" and text.startswith("Error(s) in loading state_dict")
         doubtful = WATCH.network or WATCH.stand_in_used or isinstance(exc, MemoryError)
         if built is not None:

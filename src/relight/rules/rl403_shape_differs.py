@@ -110,6 +110,7 @@ class ShapeDiffers(Rule):
                 confidence=confidence(facts, e),
                 evidence=_evidence(facts, e),
                 context=[
+                    *_silent(e),
                     f"The other {describe.tensors(len(facts.keys.matched))} fit. "
                     "strict=False does not help: shapes are always compared.",
                 ],
@@ -118,6 +119,16 @@ class ShapeDiffers(Rule):
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _silent(e: Explanation) -> list[str]:
+    squares = e.about.get("silent", ())
+    if not squares:
+        return []
+    return [
+        f"{describe.some(squares, 1)} would load without an error, and wrong: "
+        "square weights that are turned like those beside them."
+    ]
 
 
 def _dimensions(e: Explanation) -> Counter[tuple[int, int]]:

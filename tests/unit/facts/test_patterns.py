@@ -30,6 +30,11 @@ def test_every_second_and_any_numbers():
     assert list(folded(f"net.{i}.weight" for i in (0, 3, 4))) == ["net.{0,3,4}.weight"]
 
 
+def test_keys_without_dots():
+    keys = [f"bert/layer_{i}/dense/{leaf}" for i in range(3) for leaf in ("kernel", "bias")]
+    assert list(folded(keys)) == ["bert/layer_{0..2}/dense/kernel", "bert/layer_{0..2}/dense/bias"]
+
+
 def test_numbers_with_leading_zeros_are_names():
     assert list(folded(["block01.weight", "block02.weight"])) == ["block01.weight", "block02.weight"]
 

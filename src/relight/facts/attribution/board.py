@@ -18,9 +18,10 @@ class Explanation:
     """Keys that one cause accounts for.
 
     Attributes:
-        kind: ``wrapper``, ``renamed``, ``added``, ``removed``, ``tied``, ``weight-norm``, ``norm-kind``, ``fused``,
-            ``buffer``, ``loss-buffer``, ``metric-state``, ``counter``, ``library-buffer``, ``index-shift``, ``head``,
-            ``vocabulary``, ``positions``, ``kernel``, ``transposed``, ``size``.
+        kind: Which reading: ``wrapper``, ``tied``, ``adapter``, ``copy``, ``quantised``, ``form``, ``norm-kind``,
+            ``index-shift``, ``renamed``, ``fused``, ``converted``, ``buffer``, ``loss-buffer``, ``metric-state``,
+            ``counter``, ``library-buffer``, ``helper``, ``variant``, ``head``, ``vocabulary``, ``positions``,
+            ``kernel``, ``channels``, ``transposed``, ``size``, ``argument``, ``added``, ``removed``.
         cause: Id in the catalogue of known failures.
         missing: Missing keys that it accounts for.
         unexpected: Unexpected keys.

@@ -12,7 +12,9 @@ from relight.facts.mapper.mapping import map_keys
 from relight.facts.mapper.matching import opposed
 from relight.facts.mapper.pairs import Pair
 from relight.facts.mapper.words import words
-from relight.facts.patterns import ends_cut
+from relight.facts.patterns import ends_cut, folded_pairs
+
+_FEW_NAMES = 12  # beyond that it is another code base, not a rename
 
 
 def match_mapped(board: Board) -> None:
@@ -22,7 +24,8 @@ def match_mapped(board: Board) -> None:
     that the other lacks, and what it says of keys that fit as they are is not taken: those are torch's to match.
     """
     wanted = {**board.missing, **dict.fromkeys(k for k in board.filled if k in board.params)}
-    if not board.unexpected or not wanted:
+    turned = [k for k, m in board.mismatched.items() if m.saved != m.wanted == m.saved[::-1]]
+    if not (board.unexpected and wanted) and not turned:
         return
     kept = {*board.diff.matched, *board.mismatched}
     source = [
@@ -33,10 +36,52 @@ def match_mapped(board: Board) -> None:
         for p in board.spec.params
         if p.shape is not None and (p.key in wanted or p.key in kept)
     ]
-    found = map_keys(source, target)
-    pairs = [p for p in found.pairs.values() if p.target in wanted and all(s in board.unexpected for s in p.source)]
-    _add_renamed(board, [p for p in pairs if p.op == "copy"])
-    _add_regrouped(board, [p for p in pairs if p.op != "copy"])
+    found = map_keys(source, target).pairs.values()
+    pairs = [p for p in found if p.target in wanted and all(s in board.unexpected for s in p.source)]
+    # A weight that is turned beside others that are: its shape fits where it is square, and nothing would be said.
+    silent = tuple(
+        p.target for p in found if p.op == "transpose" and p.source == (p.target,) and p.target in board.diff.matched
+    )
+    simple = [p for p in pairs if p.op == "copy"]
+    regrouped = [p for p in pairs if "+" not in p.op and p.op.startswith(("concat:0", "split:0", "slice:0"))]
+    names = folded_pairs(ends_cut(p.source[0], p.target) for p in simple)
+    if len(simple) + len(regrouped) < len(pairs) or len(names) > _FEW_NAMES:
+        turned_too = [p for p in found if p.source == (p.target,) and p.target in turned and p.op == "transpose"]
+        _add_converted(board, [*pairs, *turned_too], silent)
+        return
+    _add_renamed(board, simple)
+    _add_regrouped(board, regrouped)
+    if turned:
+        _add_turned(board, turned, silent)
+
+
+def _add_turned(board: Board, turned: Sequence[str], silent: tuple[str, ...]) -> None:
+    """Weights under the same names, with rows and columns exchanged."""
+    board.add(
+        Explanation(
+            kind="transposed",
+            cause="conv1x1-vs-linear",
+            mismatched=tuple(board.mismatched[k] for k in turned),
+            about={"silent": silent},
+        )
+    )
+
+
+def _add_converted(board: Board, pairs: Sequence[Pair], silent: tuple[str, ...]) -> None:
+    """A model of another code base: many names, and tensors that are turned, cut or put together as well."""
+    sources = dict.fromkeys(s for p in pairs for s in p.source)
+    board.add(
+        Explanation(
+            kind="converted",
+            cause="module-renamed",
+            missing=tuple(p.target for p in pairs if p.target in board.missing),
+            unexpected=tuple(s for s in sources if s in board.unexpected),
+            mismatched=tuple(board.mismatched[p.target] for p in pairs if p.target in board.mismatched),
+            pairs=tuple((s, p.target) for p in pairs for s in p.source),
+            certain=all(p.confidence == "certain" and p.op == "copy" for p in pairs),
+            about={"pairs": tuple(pairs), "silent": silent},
+        )
+    )
 
 
 def _add_renamed(board: Board, pairs: Sequence[Pair]) -> None:
@@ -74,7 +119,7 @@ def _add_regrouped(board: Board, pairs: Sequence[Pair]) -> None:
     for direction, ops in (("fuse", "concat:0"), ("split", ("split:0", "slice:0"))):
         groups: dict[str, tuple[str, ...]] = {}
         for pair in pairs:
-            if "+" not in pair.op and pair.op.startswith(ops):
+            if pair.op.startswith(ops):
                 if direction == "fuse":
                     groups[pair.target] = pair.source
                 else:

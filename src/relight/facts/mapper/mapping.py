@@ -93,7 +93,8 @@ def _collect(
 
 
 def _complete(out: KeyMap, source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-    """Say what is left on both sides."""
+    """Say what is left on both sides, and what shapes are wanted."""
+    out.shapes = {t.key: t.shape for t in target if t.key in out.pairs}
     taken = {s for pair in out.pairs.values() for s in pair.source}
     out.initialised = tuple(t.key for t in target if t.key not in out.pairs)
     out.leftover = tuple(s.key for s in source if s.key not in taken)
@@ -147,6 +148,7 @@ def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) ->
         (*found.leftover, *lost),
         found.questions,
         found.refused,
+        found.shapes,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from relight.facts.mapper import leftovers
 from relight.facts.mapper.matching import Match
@@ -41,6 +43,7 @@ class KeyMap:
         leftover: Source keys that nothing needs.
         questions: What only a person can say, with the option that answers it.
         refused: Why nothing was mapped, where nothing was.
+        shapes: Shapes in the model by key.
     """
 
     pairs: dict[str, Pair] = field(default_factory=dict)
@@ -48,6 +51,24 @@ class KeyMap:
     leftover: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     refused: str = ""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def convert(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The state_dict under the model's keys, in the model's shapes.
+
+        Args:
+            state_dict: Tensors by key of the checkpoint.
+
+        Returns:
+            Tensors by key of the model, as far as they have a source; what nothing needs is left out.
+
+        Raises:
+            UsageError: A key of the mapping is not in the state_dict, or a pair would have to be resized, which
+                invents values: map with ``drop=["resize"]``.
+        """
+        from relight.facts.mapper.convert import convert
+
+        return convert(self, state_dict)
 
 
 def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:

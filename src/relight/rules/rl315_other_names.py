@@ -1,0 +1,143 @@
+"""RL315."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
+from relight.facts import describe, snippets
+from relight.facts.attribution import Explanation
+from relight.facts.comparison import confidence, load_error
+from relight.facts.facts import Facts
+from relight.facts.mapper.pairs import Pair
+from relight.facts.patterns import ends_cut, folded_pairs
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+
+_OURS = {"emb.weight": (12, 8), "head.weight": (3, 8)} | {
+    f"blocks.{i}.{name}.weight": shape
+    for i in range(3)
+    for name, shape in (("q", (8, 8)), ("up", (32, 8)), ("down", (8, 32)))
+}
+_TURNED = {"wte.weight": (12, 8), "lm_head.weight": (3, 8)} | {
+    f"h.{i}.{name}.weight": shape
+    for i in range(3)
+    for name, shape in (("query", (8, 8)), ("c_up", (8, 32)), ("c_down", (32, 8)))
+}
+
+
+class OtherNames(Rule):
+    """The file is of this architecture, under the names and in the layout of another program.
+
+    What it checks
+    --------------
+    Whether the key mapper finds where most tensors belong although many parts have other names, or tensors would have
+    to be turned, cut or put together as well. A rename of a few parts is `renamed-module`.
+
+    Why loading fails
+    -----------------
+    A state_dict knows tensors by name and shape. Two programs that build the same network seldom agree on either:
+    one keeps query, key and value in one matrix, another stores weights with rows and columns exchanged.
+
+    How to fix
+    ----------
+    Convert the file once, into a copy. ``relight map`` shows every pair, and saves rules that can be edited. A
+    mapping between two programs is inferred from names and shapes: compare an output before you rely on it.
+
+    References
+    ----------
+    transformers, ``pytorch_utils.Conv1D`` (weights turned); timm, ``checkpoint_filter_fn`` of its models.
+    """
+
+    code = "RL315"
+    name = "other-names"
+    causes = ("module-renamed",)
+    phase = Phase.COMPARISON
+    needs = frozenset({"contents", "spec"})
+    examples = (
+        Fires(name="other names, and weights that are turned", file=File(tensors=_TURNED), model=Model(params=_OURS)),
+        Silent(name="the same names", file=File(tensors=_OURS), model=Model(params=_OURS)),
+        Silent(
+            name="one part renamed",
+            file=File(tensors={k.replace("blocks", "layers"): s for k, s in _OURS.items()}),
+            model=Model(params=_OURS),
+        ),
+        Silent(
+            name="another model",
+            file=File(tensors={f"conv{i}.weight": (5 + i, 7) for i in range(8)}),
+            model=Model(params=_OURS),
+        ),
+    )
+
+    def check(self, facts: Facts) -> Iterator[Finding]:
+        """One finding for the whole conversion."""
+        if not facts.strict and not any(e.mismatched for e in facts.attribution.of("converted")):
+            return
+        for e in facts.attribution.of("converted"):
+            pairs: tuple[Pair, ...] = e.about["pairs"]
+            lines = sorted(_lines(pairs), key=lambda line: -line[1])
+            evidence = [Evidence(what, describe.tensors(count)) for what, count in lines[:6]]
+            if len(lines) > 6:
+                evidence.append(Evidence("...", f"{len(lines) - 6} more"))
+            yield self.finding(
+                "the checkpoint is of this architecture, in the names of another program",
+                confidence=Confidence.LIKELY if not e.certain else confidence(facts, e),
+                evidence=evidence,
+                context=_context(facts, e, pairs),
+                fixes=[_fix(facts, pairs)],
+                subjects=[s for p in pairs for s in p.source],
+                explains=e.keys,
+                predicts=load_error(facts),
+            )
+
+
+def _lines(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
+    """What becomes what, numbers folded, with how many tensors of the model that is."""
+    groups: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
+    for p in pairs:
+        op = "" if p.op == "copy" else f"  [{_OPS.get(p.op.partition(':')[0], p.op)}]"
+        names = ends_cut(p.source[0], p.target) if p.source != (p.target,) else (p.target, p.target)
+        groups[op][names] = groups[op].get(names, 0) + 1
+    return [
+        (f"{old} -> {new}{op}" if old != new else f"{old}{op}", sum(counts[m] for m in members))
+        for op, counts in groups.items()
+        for (old, new), members in folded_pairs(counts).items()
+    ]
+
+
+_OPS = {
+    "transpose": "turned",
+    "split": "cut",
+    "slice": "cut",
+    "concat": "put together",
+    "stack": "stacked",
+    "stack2": "stacked",
+}
+
+
+def _context(facts: Facts, e: Explanation, pairs: Sequence[Pair]) -> list[str]:
+    guessed = sum(p.confidence != "certain" for p in pairs)
+    fits = sum(k not in e.about["silent"] for k in facts.keys.matched)
+    out = [
+        f"{describe.tensors(len(pairs))} of the model {'has' if len(pairs) == 1 else 'have'} another name or layout"
+        + (f", {fits:,} fit as they are" if fits else "")
+        + (f"; {guessed:,} pairs are told by names and places: a guess." if guessed else ".")
+    ]
+    if e.about["silent"]:
+        out.append(
+            f"{describe.some(e.about['silent'], 1)} would load as {'they are' if len(e.about['silent']) > 1 else 'it is'}, "
+            "without an error and wrong: square weights that are turned like those beside them."
+        )
+    return out
+
+
+def _fix(facts: Facts, pairs: Sequence[Pair]) -> Fix:
+    if any(p.op.startswith("resize") for p in pairs) or facts.question.target is None:
+        return Fix(title="Look at the mapping, and convert the file by it: relight map.", kind=FixKind.CODE)
+    return Fix(
+        title="Convert the file, into a copy:",
+        kind=FixKind.FILE,
+        applicability=Applicability.MANUAL,
+        code=snippets.convert(facts),
+        note="The mapping is inferred: compare an output before you rely on it.",
+    )
