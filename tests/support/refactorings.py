@@ -35,6 +35,8 @@ class Refactoring:
         wanted: The model that it is loaded into.
         accept: Causes (ids of the catalogue of known failures) of which one must be named.
         also: Causes that may be named besides.
+        beside: Causes that hold of the keys but are not what happened: naming one is wrong, yet says nothing untrue.
+        unknowable: Whether keys and sizes cannot show which of several equal layers came or went.
         truth: Key of the model to the keys of the checkpoint that are its tensor (several where tensors are tied).
     """
 
@@ -44,6 +46,8 @@ class Refactoring:
     wanted: nn.Module
     accept: tuple[str, ...]
     also: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    unknowable: bool = False
     truth: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
@@ -54,6 +58,8 @@ class _Change:
     what: str
     accept: tuple[str, ...]
     also: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    unknowable: bool = False
     there_and_back: bool = True
 
 
@@ -98,27 +104,30 @@ def _changed(
     names = {id(unchanged[key]): group for group in _groups(after) for key in group}
     after, done = change(after, draw)
     forth = {key: names[id(t)] for key, t in tensors(after).items() if id(t) in names}
-    accept = done.accept
+    accept, beside = done.accept, done.beside
     moved = [key for key in forth if key not in forth[key]]
-    if moved and all(not forth[key].isdisjoint(forth) for key in moved):
-        accept = (*accept, "tied-weights-key")  # each of them has a second name, and that one stayed
-    if not done.there_and_back or draw.random() < 0.5:
-        return Refactoring(
-            kind=kind, what=done.what, saved=before, wanted=after, accept=accept, also=done.also, truth=forth
-        )
+    stayed = [key for key in moved if not forth[key].isdisjoint(forth)]
+    if stayed:  # tied: they have a second name, and that one stayed
+        accept, beside = (*accept, *_TIED) if stayed == moved else accept, (*beside, *_TIED)
+    undone = done.there_and_back and draw.random() < 0.5
     back: dict[str, set[str]] = defaultdict(set)
     for key, group in forth.items():
         for old in group:
             back[old].add(key)
     return Refactoring(
         kind=kind,
-        what=f"{done.what}, undone",
-        saved=after,
-        wanted=before,
-        accept=_reversed(accept),
-        also=_reversed(done.also),
-        truth={key: frozenset(group) for key, group in back.items()},
+        what=f"{done.what}, undone" if undone else done.what,
+        saved=after if undone else before,
+        wanted=before if undone else after,
+        accept=_reversed(accept) if undone else accept,
+        also=_reversed(done.also) if undone else done.also,
+        beside=beside,
+        unknowable=done.unknowable,
+        truth={key: frozenset(group) for key, group in back.items()} if undone else forth,
     )
+
+
+_TIED = ("tied-weights-key",)
 
 
 def tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -331,13 +340,18 @@ def _shift(model: nn.Module, draw: random.Random) -> tuple[nn.Module, _Change]:
         done = f"{what} put in at {path}.{names[at]}"
     others = {name: child for name, child in holder._modules.items() if name not in names}
     _put(holder, {**others, **{f"{stem}{first + i}": child for i, child in enumerate(children)}})
-    accept: tuple[str, ...] = ("sequential-index-shift", "module-renamed") if stem else ("sequential-index-shift",)
+    accept: tuple[str, ...] = ("sequential-index-shift",)
+    # Each position has another name now, and the row another length.
+    beside = ("module-renamed", *(("size-mismatch-width-depth",) if also else ()))
     look = [_look(child) for child in children]
     common = min(len(look), len(before))
-    if look[:common] == before[:common]:
+    unknowable = look[:common] == before[:common]
+    if unknowable:
         # Equal blocks: all that keys can show is that there is one more or one less at the end.
         accept = (*accept, "layer-removed" if len(look) < len(before) else "layer-added", "size-mismatch-width-depth")
-    return model, _Change(done, accept, also)
+    if stem:
+        accept = (*accept, "module-renamed")
+    return model, _Change(done, accept, also, beside, unknowable)
 
 
 _NUMBERED = re.compile(r"(\D*)(\d+)")
