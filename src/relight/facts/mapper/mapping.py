@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from relight.facts.mapper import exact, fused, leftovers, questions, relation
 from relight.facts.mapper.layers import Layer, Tensor, layers_of
 from relight.facts.mapper.matching import Match, Matcher, twins
-from relight.facts.mapper.pairs import KeyMap, Pair, confidence_of, pairs_of
+from relight.facts.mapper.pairs import LEVELS, KeyMap, Pair, confidence_of, pairs_of
 from relight.facts.mapper.rules import Rule, apply
 
 
@@ -121,9 +121,6 @@ def _left(mine: list[Layer], theirs: list[Layer], matches: list[Match]) -> tuple
     return [s for s in mine if id(s) not in used], [t for t in theirs if id(t) not in done]
 
 
-_LEVELS = ("ambiguous", "likely", "certain")
-
-
 def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) -> KeyMap:
     """A mapping without the pairs that are not wanted; their keys stay initialised and left over.
 
@@ -132,11 +129,11 @@ def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) ->
         only: The least confidence: ``ambiguous`` keeps all, ``likely`` and ``certain`` fewer.
         drop: Ops that are not wanted, as ``resize``.
     """
-    least = _LEVELS.index(only)
+    least = LEVELS.index(only)
     pairs = {
         key: p
         for key, p in found.pairs.items()
-        if _LEVELS.index(p.confidence) >= least and not any(op.startswith(d) for op in p.op.split("+") for d in drop)
+        if LEVELS.index(p.confidence) >= least and not any(op.startswith(d) for op in p.op.split("+") for d in drop)
     }
     taken = {s for p in pairs.values() for s in p.source}
     gone = [p for key, p in found.pairs.items() if key not in pairs]
@@ -162,13 +159,14 @@ def by_rules(rules: Sequence[Rule], source: Sequence[Tensor], target: Sequence[T
     mine = {s.key: s.shape for s in source}
     out = KeyMap()
     wrong = []
-    for key, (sources, op) in apply(rules, mine).items():
+    for key, (sources, op) in apply(rules, mine, shapes).items():
         if key not in shapes:
             continue
+        same = sources == (key,) and op == "copy"
         if op == "copy" and mine[sources[0]] != shapes[key]:
-            wrong.append(key)
+            wrong += [] if same else [key]
             continue
-        out.pairs[key] = Pair(key, sources, op, "certain", "a rule")
+        out.pairs[key] = Pair(key, sources, op, "certain", "the same name" if same else "a rule")
     _complete(out, source, target)
     if wrong:
         out.questions = (

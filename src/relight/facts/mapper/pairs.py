@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from relight.facts.mapper import leftovers
 from relight.facts.mapper.matching import Match
 
+LEVELS = ("ambiguous", "likely", "certain")
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
