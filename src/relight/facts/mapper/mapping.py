@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relight.facts.mapper import exact, fused, leftovers, questions, relation
+from relight.facts.mapper import copies, exact, fused, leftovers, questions, relation
 from relight.facts.mapper.layers import Layer, Tensor, layers_of
 from relight.facts.mapper.matching import Match, Matcher, twins
 from relight.facts.mapper.pairs import LEVELS, KeyMap, Pair, confidence_of, pairs_of
@@ -19,6 +19,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         target: Tensors of the model.
     """
     out = KeyMap()
+    every, source = source, copies.live(source, target)
     all_mine, all_theirs = layers_of(source), layers_of(target)
     first = exact.by_prefix(source, target, all_theirs)
     for key, other in first.items():
@@ -52,7 +53,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
             refused = relation.unrelated(source, target, matches)
         refused = refused or relation.other_blocks(all_mine, all_theirs, settled)
     if refused:
-        return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in source), (), refused)
+        return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in every), (), refused)
 
     _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), len(first) * 2 > len(target))
     for tensor, source_bias in leftovers.doubled_bias(theirs, settled):
@@ -60,8 +61,8 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         out.pairs.setdefault(tensor.key, Pair(tensor.key, (source_bias.key,), "copy", "likely", reason))
     for tensor, parts, op in stacks:
         out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
-    _complete(out, source, target)
-    out.questions = tuple(questions.ask(out, source, target))
+    _complete(out, every, target)
+    out.questions = tuple(questions.ask(out, every, target))
     return out
 
 
