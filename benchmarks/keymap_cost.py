@@ -14,8 +14,8 @@ import sys
 import time
 
 from relight.facts.mapper.layers import Tensor
+from relight.facts.mapper.learning import learn
 from relight.facts.mapper.mapping import map_keys
-from relight.facts.mapper.rules import learn
 
 
 def sides(keys: int) -> tuple[list[Tensor], list[Tensor]]:

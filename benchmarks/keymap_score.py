@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from relight.facts.mapper.layers import Tensor
+from relight.facts.mapper.learning import learn
 from relight.facts.mapper.mapping import map_keys
 from relight.facts.mapper.pairs import KeyMap
-from relight.facts.mapper.rules import apply, learn
+from relight.facts.mapper.rules import apply
 
 BUNDLED = Path(__file__).parent / "keymap" / "cases"
 ORDERS: dict[str, Callable[[list[Tensor]], list[Tensor]]] = {
@@ -126,12 +127,12 @@ def rules_line(folders: Sequence[Path]) -> str:
     """How few rules regenerate how many of the pairs that were found."""
     counts, pairs, again = [], 0, 0
     for case in cases(folders):
-        source = tensors(case["source"])
-        found = map_keys(source, tensors(case["target"]))
+        source, target = tensors(case["source"]), tensors(case["target"])
+        found = map_keys(source, target)
         if found.pairs:
             keys = [s.key for s in source]
-            rules = learn(found.pairs.values(), keys)
-            given = apply(rules, keys)
+            rules = learn(found.pairs.values(), keys, found.initialised)
+            given = apply(rules, keys, [t.key for t in target])
             counts.append(len(rules))
             pairs += len(found.pairs)
             again += sum(given.get(key) == (p.source, p.op) for key, p in found.pairs.items())

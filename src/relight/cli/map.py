@@ -55,7 +55,7 @@ def command(
     Nothing is changed. Exit status: 0 every tensor of the model has a source, 1 some have none, 2 could not run.
     """
     from relight.facts.mapper import rule_files
-    from relight.facts.mapper.rules import learn
+    from relight.facts.mapper.learning import learn
 
     text = None if rule_file is None else Path(rule_file).read_text(encoding="utf-8", errors="replace")
     found = api.map_keys(
@@ -74,7 +74,7 @@ def command(
         rules = rule_files.parse(text)
     else:
         keys = [*(s for p in found.pairs.values() for s in p.source), *found.leftover]
-        rules = learn(found.pairs.values(), keys)
+        rules = learn(found.pairs.values(), keys, found.initialised)
     if save is not None:
         options.emit(rule_files.dump(rules), save)
     if format_ == "json":

@@ -27,7 +27,7 @@ def render(found: KeyMap, rules: Sequence[Rule], source: str, target: str) -> di
             }
             for p in found.pairs.values()
         ],
-        "rules": [{"source": list(r.source), "target": r.target, "op": r.op} for r in rules],
+        "rules": [{"source": list(r.source), "target": list(r.target), "op": r.op} for r in rules],
         "initialised": list(found.initialised),
         "leftover": list(found.leftover),
         "questions": list(found.questions),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from relight.facts.describe import tensors
 from relight.facts.mapper.pairs import KeyMap
-from relight.facts.mapper.rules import KEEP, Rule, apply
+from relight.facts.mapper.rules import LEFT_OUT, Rule, fits, left, right
 from relight.report.layout import Style, in_line, joined, shortened, wrapped
 
 _ROWS = 12
@@ -62,16 +62,14 @@ def _lines(
 
 
 def _rules(found: KeyMap, rules: Sequence[Rule], style: Style, limit: int | None) -> Iterator[str]:
-    keys = [s for p in found.pairs.values() for s in p.source]
+    keys = dict.fromkeys((*(s for p in found.pairs.values() for s in p.source), *found.leftover))
+    counts = fits(rules, keys, (*found.pairs, *found.initialised))
     shown = rules[:limit]
-    width = min(max(len(" + ".join(r.source)) for r in shown), style.width // 2)
-    for rule in shown:
-        if rule == KEEP:
-            yield "  the others keep their names"
-            continue
-        n = len(apply([rule], keys))
-        how = "" if rule.op == "copy" else f"{rule.op}, "
-        left = in_line(" + ".join(rule.source)) or "any key"
-        yield f"  {left.ljust(width)} -> {in_line(rule.target)}  ({how}{n:,})"
+    width = min(max(len(left(r)) for r in shown), style.width // 2)
+    for rule, n in zip(shown, counts, strict=False):
+        how = "" if rule.op in ("copy", LEFT_OUT) else f"{rule.op}, "
+        yield f"  {in_line(left(rule) or 'any key').ljust(width)} -> {in_line(right(rule))}  ({how}{n:,})"
     if limit is not None and len(rules) > limit:
         yield f"  and {len(rules) - limit:,} more rules (--all)"
+    if any(p.source == (key,) and p.op == "copy" for key, p in found.pairs.items()):
+        yield "  the others keep their names"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relight.facts.mapper import exact, fused, leftovers, questions, relation
+from relight.facts.mapper import copies, exact, fused, leftovers, questions, relation
 from relight.facts.mapper.layers import Layer, Tensor, layers_of
 from relight.facts.mapper.matching import Match, Matcher, twins
-from relight.facts.mapper.pairs import KeyMap, Pair, confidence_of, pairs_of
+from relight.facts.mapper.pairs import LEVELS, KeyMap, Pair, confidence_of, pairs_of
 from relight.facts.mapper.rules import Rule, apply
 
 
@@ -19,6 +19,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         target: Tensors of the model.
     """
     out = KeyMap()
+    every, source = source, copies.live(source, target)
     all_mine, all_theirs = layers_of(source), layers_of(target)
     first = exact.by_prefix(source, target, all_theirs)
     for key, other in first.items():
@@ -52,7 +53,7 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
             refused = relation.unrelated(source, target, matches)
         refused = refused or relation.other_blocks(all_mine, all_theirs, settled)
     if refused:
-        return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in source), (), refused)
+        return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in every), (), refused)
 
     _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), len(first) * 2 > len(target))
     for tensor, source_bias in leftovers.doubled_bias(theirs, settled):
@@ -60,8 +61,8 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         out.pairs.setdefault(tensor.key, Pair(tensor.key, (source_bias.key,), "copy", "likely", reason))
     for tensor, parts, op in stacks:
         out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
-    _complete(out, source, target)
-    out.questions = tuple(questions.ask(out, source, target))
+    _complete(out, every, target)
+    out.questions = tuple(questions.ask(out, every, target))
     return out
 
 
@@ -122,9 +123,6 @@ def _left(mine: list[Layer], theirs: list[Layer], matches: list[Match]) -> tuple
     return [s for s in mine if id(s) not in used], [t for t in theirs if id(t) not in done]
 
 
-_LEVELS = ("ambiguous", "likely", "certain")
-
-
 def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) -> KeyMap:
     """A mapping without the pairs that are not wanted; their keys stay initialised and left over.
 
@@ -133,11 +131,11 @@ def kept(found: KeyMap, *, only: str = "ambiguous", drop: Sequence[str] = ()) ->
         only: The least confidence: ``ambiguous`` keeps all, ``likely`` and ``certain`` fewer.
         drop: Ops that are not wanted, as ``resize``.
     """
-    least = _LEVELS.index(only)
+    least = LEVELS.index(only)
     pairs = {
         key: p
         for key, p in found.pairs.items()
-        if _LEVELS.index(p.confidence) >= least and not any(op.startswith(d) for op in p.op.split("+") for d in drop)
+        if LEVELS.index(p.confidence) >= least and not any(op.startswith(d) for op in p.op.split("+") for d in drop)
     }
     taken = {s for p in pairs.values() for s in p.source}
     gone = [p for key, p in found.pairs.items() if key not in pairs]
@@ -164,13 +162,14 @@ def by_rules(rules: Sequence[Rule], source: Sequence[Tensor], target: Sequence[T
     mine = {s.key: s.shape for s in source}
     out = KeyMap()
     wrong = []
-    for key, (sources, op) in apply(rules, mine).items():
+    for key, (sources, op) in apply(rules, mine, shapes).items():
         if key not in shapes:
             continue
+        same = sources == (key,) and op == "copy"
         if op == "copy" and mine[sources[0]] != shapes[key]:
-            wrong.append(key)
+            wrong += [] if same else [key]
             continue
-        out.pairs[key] = Pair(key, sources, op, "certain", "a rule")
+        out.pairs[key] = Pair(key, sources, op, "certain", "the same name" if same else "a rule")
     _complete(out, source, target)
     if wrong:
         out.questions = (

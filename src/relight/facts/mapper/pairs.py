@@ -10,6 +10,8 @@ from typing import Any
 from relight.facts.mapper import leftovers
 from relight.facts.mapper.matching import Match
 
+LEVELS = ("ambiguous", "likely", "certain")
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:

@@ -14,8 +14,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_HEAD = """# Rules that rewrite the keys of a checkpoint, in order: the first that fits a key is taken.
-# {a}, {b} ... stand for numbers, {a-1} for one less; a * in front for any front; what follows is kept.
+_HEAD = """# Rules that rewrite the keys of a checkpoint, one after the other: each sees what those before it made of a key.
+# {a}, {b} ... stand for numbers, {a-1} for one less, {a:1,3} for one of these (in the target: for the first, for the
+# second); {*} for every number there is. A * in front stands for any front, what follows is kept; with * on both sides
+# the text is replaced wherever it stands. Several targets take a tensor apart, op = "left out" takes a key away.
 """
 
 
@@ -25,7 +27,8 @@ def dump(rules: Sequence[Rule]) -> str:
     for rule in rules:
         out.append("[[rule]]")
         out.append(f"source = {json.dumps(list(rule.source), ensure_ascii=False)}")
-        out.append(f"target = {json.dumps(rule.target, ensure_ascii=False)}")
+        target = rule.target[0] if len(rule.target) == 1 else list(rule.target)
+        out.append(f"target = {json.dumps(target, ensure_ascii=False)}")
         if rule.op != "copy":
             out.append(f"op = {json.dumps(rule.op)}")
         out.append("")
@@ -49,18 +52,20 @@ def parse(text: str) -> list[Rule]:
     out = []
     for n, entry in enumerate(found, 1):
         source, target, op = entry.get("source"), entry.get("target"), entry.get("op", "copy")
-        source = [source] if isinstance(source, str) else source
-        fits = isinstance(source, list) and source and all(isinstance(s, str) for s in source)
-        if (
-            not fits
-            or not isinstance(target, str)
-            or not isinstance(op, str)
-            or set(entry) - {"source", "target", "op"}
-        ):
+        mine, theirs = _texts(source), _texts(target)
+        if mine is None or theirs is None or not isinstance(op, str) or set(entry) - {"source", "target", "op"}:
             raise UsageError(f"rule {n} is not of the form source, target and perhaps op")
-        rule = Rule(tuple(source), target, op)
+        rule = Rule(mine, theirs, op)
         reason = unsound(rule)
         if reason is not None:
             raise UsageError(f"rule {n} ({rule}): {reason}")
         out.append(rule)
     return out
+
+
+def _texts(value: object) -> tuple[str, ...] | None:
+    """One text or several; None for anything else."""
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(isinstance(v, str) for v in found):
+        return None
+    return tuple(found)

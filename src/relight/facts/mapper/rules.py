@@ -1,24 +1,33 @@
-"""A few rules that say what many pairs say: learnt from the pairs, editable, and applied to keys alone.
+"""A few rules that say what many pairs say: editable, and applied to keys alone, one after the other.
 
-A rule rewrites the front of a key, or a stretch anywhere in it: ``backbone.layer{a}.`` -> ``encoder.stages.{a-1}.``.
-``*`` at the start stands for any front, and what follows the written part is kept as it is.
+A rule rewrites the front of a key: ``backbone.layer{a}.`` -> ``encoder.stages.{a-1}.``; what follows the written part is
+kept. With ``*`` in front it rewrites a stretch that begins anywhere at the start of a name, with ``*`` at both ends every
+place where the text stands. Each rule sees what those before it made of a key; a key that no rule fits keeps its name.
+
+Numbers: ``{a}`` any, ``{a:1,3,5}`` one of these. In the target ``{a+1}``, ``{a*2+1}``, ``{3-a}``, ``{a*4+b}``,
+``{a:0,1,2}`` (the first of the list for the first of the source's, and so on) and ``{a:0,4,8+b}``. ``{*}`` stands for
+every number there is, in order: so are experts put together. A rule with several targets takes a tensor apart.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
-from relight.facts.mapper.pairs import Pair
-
-_NUMBER = re.compile(r"\d+")
-_HOLE = re.compile(r"\{([a-z])([+-]\d+)?\}")
-_NUMBERS = re.compile(r"(?:\d+|\{[a-z](?:[+-]\d+)?\})+")
-_NAMES = "abcdefghij"
-_MOST = 400  # candidates of one round that are weighed in full
+HOLE = re.compile(r"\{([^{}]*)\}")
+_LIST = r"\d+(?:,\d+)*"
+_SOURCE_HOLE = re.compile(rf"([a-z])(?::({_LIST}))?\Z")
+_TARGET_HOLE = re.compile(
+    rf"(?:(?P<minuend>\d+)-(?P<less>[a-z])|(?P<name>[a-z])(?:\*(?P<times>\d+)|:(?P<list>{_LIST}))?"
+    r"(?:\+(?P<other>[a-z]))?(?P<more>[+-]\d+)?)\Z"
+)
+EACH = "*"
+UNDOTTED, DOTTED = "undotted", "dotted"
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,309 +36,314 @@ class Rule:
 
     Attributes:
         source: Patterns of the keys in the checkpoint, several where they are put together.
-        target: Pattern of the key in the model.
-        op: What is done to the tensors.
+        target: Patterns of the keys in the model, several where a tensor is taken apart.
+        op: What is done to the tensors. With several targets ``split:D`` is equal parts, ``slice:D:A,B`` parts of so
+            many rows, and ``X|Y`` an op for each; ``left out`` takes the key away.
     """
 
     source: tuple[str, ...]
-    target: str
+    target: tuple[str, ...]
     op: str = "copy"
 
     def __str__(self) -> str:
-        left = " + ".join(self.source)
-        return f"{left} -> {self.target}" + ("" if self.op == "copy" else f"  [{self.op}]")
+        return f"{left(self)} -> {right(self)}" + ("" if self.op in ("copy", LEFT_OUT) else f"  [{self.op}]")
+
+
+def left(rule: Rule) -> str:
+    """What a rule applies to, as it is shown."""
+    return " + ".join(rule.source)
+
+
+def right(rule: Rule) -> str:
+    """What a rule makes of it, as it is shown."""
+    return "(left out)" if rule.op == LEFT_OUT else " | ".join(rule.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor on its way.
+
+    Attributes:
+        key: The name that it has by now.
+        source: Keys of the checkpoint that it comes from.
+        op: What was done so far.
+    """
+
+    key: str
+    source: tuple[str, ...]
+    op: str = "copy"
 
 
 Applied = dict[str, tuple[tuple[str, ...], str]]
 
 
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    out, at = [], 0
-    body = pattern.removeprefix("*")
-    for hole in _HOLE.finditer(body):
-        out.append(re.escape(body[at : hole.start()]))
-        out.append(f"(?P<{hole[1]}>\\d+)")
-        at = hole.end()
-    out.append(re.escape(body[at:]))
-    front = r"(?P<front>(?:.*\.)?)" if pattern.startswith("*") else ""
-    return re.compile(front + "".join(out) + r"(?P<rest>.*)\Z", re.DOTALL)
+# ---------------------------------------------------------------- patterns
+
+_Fill = Callable[[Mapping[str, int]], "int | None"]
 
 
-def _filled(pattern: str, match: re.Match[str]) -> str | None:
-    groups = match.groupdict()
-    holes = {name: groups[name] for name in groups if len(name) == 1}
-    out, at = [], 0
-    body = pattern.removeprefix("*")
-    for hole in _HOLE.finditer(body):
-        value = holes.get(hole[1])
-        if value is None:
-            return None
-        number = int(value) + int(hole[2] or 0)
-        if number < 0:
-            return None
-        out.append(body[at : hole.start()])
-        out.append(value if hole[2] is None else str(number))
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A pattern ready to be matched: its expression, its lists, and text that every key that fits has."""
+
+    expression: re.Pattern[str]
+    lists: dict[str, tuple[int, ...]]
+    text: str
+    everywhere: bool
+
+
+def body(pattern: str) -> str:
+    """A pattern without the stars at its ends."""
+    return pattern.removeprefix("*").removesuffix("*") if pattern[:1] == "*" else pattern
+
+
+@lru_cache(maxsize=8192)
+def _compiled(pattern: str) -> _Source:
+    text, at, out = body(pattern), 0, []
+    lists: dict[str, tuple[int, ...]] = {}
+    literals = [""]
+    for hole in HOLE.finditer(text):
+        literals.append(text[at : hole.start()])
+        out.append(re.escape(literals[-1]))
         at = hole.end()
-    out.append(body[at:])
-    return (groups.get("front") or "") * pattern.startswith("*") + "".join(out) + groups["rest"]
+        kind = _SOURCE_HOLE.match(hole[1])
+        if kind is None:
+            out.append(r"(?P<each>\d+)" if hole[1] == EACH else r"(?P<name>[^.]+)\Z")
+        elif kind[2] is None:
+            out.append(f"(?P<{kind[1]}>\\d+)")
+        else:
+            lists[kind[1]] = tuple(int(n) for n in kind[2].split(","))
+            out.append(f"(?P<{kind[1]}>{'|'.join(sorted(kind[2].split(','), key=len, reverse=True))})(?!\\d)")
+    literals.append(text[at:])
+    out.append(re.escape(literals[-1]))
+    everywhere = len(pattern) > 1 and pattern[0] == pattern[-1] == "*"
+    if not everywhere:
+        front = r"(?P<front>(?:.*\.)?)" if pattern.startswith("*") else ""
+        out = [front, *out, r"(?P<rest>.*)\Z"]
+    return _Source(re.compile("".join(out), re.DOTALL), lists, max(literals, key=len), everywhere)
+
+
+@lru_cache(maxsize=8192)
+def _formula(text: str) -> Callable[[Mapping[str, int], Mapping[str, tuple[int, ...]]], int | None]:
+    """What a hole of a target says of the numbers of the source."""
+    found = _TARGET_HOLE.match(text)
+    assert found is not None  # `unsound` has looked
+    minuend, less, name, times, table, other, more = found.groups()
+    values = tuple(int(n) for n in table.split(",")) if table else ()
+
+    def value(holes: Mapping[str, int], lists: Mapping[str, tuple[int, ...]]) -> int | None:
+        if less:
+            return int(minuend) - holes[less]
+        out = holes[name]
+        if table:
+            keys = lists.get(name, ())
+            if out not in keys or keys.index(out) >= len(values):
+                return None
+            out = values[keys.index(out)]
+        return out * int(times or 1) + (holes[other] if other else 0) + int(more or 0)
+
+    return value
+
+
+def _filled(pattern: str, groups: Mapping[str, str | None], lists: Mapping[str, tuple[int, ...]]) -> str | None:
+    holes = {n: int(v) for n, v in groups.items() if len(n) == 1 and v is not None}
+    out, at, text = [], 0, body(pattern)
+    for hole in HOLE.finditer(text):
+        out.append(text[at : hole.start()])
+        at = hole.end()
+        if len(hole[1]) == 1 and hole[1] != EACH:
+            out.append(groups[hole[1]] or "")
+        elif hole[1] == EACH:
+            out.append(groups.get("each") or "")
+        else:
+            number = _formula(hole[1])(holes, lists)
+            if number is None or number < 0:
+                return None
+            out.append(str(number))
+    out.append(text[at:])
+    return "".join(out)
 
 
 def unsound(rule: Rule) -> str | None:
     """Why a rule that a person wrote can never be applied; None if it can."""
     first, *others = rule.source
-    names = [hole[1] for hole in _HOLE.finditer(first)]
+    names: list[str] = []
+    for hole in HOLE.finditer(first):
+        kind = _SOURCE_HOLE.match(hole[1])
+        if kind is not None:
+            names.append(kind[1])
+        elif hole[1] not in (EACH, UNDOTTED):
+            where = "belongs into the target" if _TARGET_HOLE.match(hole[1]) else "is no number"
+            return f"{hole[0]} {where}"
     if len(set(names)) < len(names):
         return "one name stands for two numbers"
-    if any(hole[2] for hole in _HOLE.finditer(first)):
-        return "what is added to a number belongs into the target"
-    for pattern in (*others, rule.target):
-        unknown = {hole[1] for hole in _HOLE.finditer(pattern)} - set(names)
-        if unknown:
-            return f"{{{min(unknown)}}} does not stand in {first!r}"
+    for pattern in (*others, *rule.target):
+        for hole in HOLE.finditer(pattern):
+            if hole[1] in (EACH, DOTTED):
+                continue
+            found = _TARGET_HOLE.match(hole[1])
+            if found is None:
+                return f"{hole[0]} is no number"
+            for name in (found["less"], found["name"], found["other"]):
+                if name and name not in names:
+                    return f"{{{name}}} does not stand in {first!r}"
+    if {p[:1] == "*" for p in (*rule.source, *rule.target)} == {True, False} and rule.op != LEFT_OUT:
+        return "a * in front stands on both sides or on none"
+    if len(rule.source) > 1 and len(rule.target) > 1:
+        return "several sources and several targets at once"
     return None
 
 
-def rewrite(rule: Rule, key: str) -> tuple[tuple[str, ...], str] | None:
-    """``(source keys, target key)`` that a rule makes of the first of its keys; None where it does not apply."""
-    match = _compiled(rule.source[0]).match(key)
-    if match is None:
+def rewrite(rule: Rule, key: str) -> str | None:
+    """What a rule with one source and one target makes of a key; None where it does not apply."""
+    found = _compiled(rule.source[0])
+    if found.text not in key:
         return None
-    target = _filled(rule.target, match)
-    others = [_filled(pattern, match) for pattern in rule.source[1:]]
-    if target is None or any(o is None for o in others):
-        return None
-    return (key, *(o for o in others if o is not None)), target
+    if found.everywhere:
+        made = found.expression.sub(lambda m: _or_same(rule.target[0], m, found.lists), key)
+        return None if made == key else made
+    match = found.expression.match(key)
+    return None if match is None else _ended(rule.target[0], match, found.lists)
 
 
-def apply(rules: Sequence[Rule], keys: Iterable[str]) -> Applied:
+def _or_same(pattern: str, match: re.Match[str], lists: Mapping[str, tuple[int, ...]]) -> str:
+    made = _filled(pattern, match.groupdict(), lists)
+    return match[0] if made is None else made
+
+
+def _ended(pattern: str, match: re.Match[str], lists: Mapping[str, tuple[int, ...]]) -> str | None:
+    """A target with what the rule keeps before and behind it."""
+    groups = match.groupdict()
+    made = _filled(pattern, groups, lists)
+    return None if made is None else (groups.get("front") or "") + made + (groups.get("rest") or "")
+
+
+# ---------------------------------------------------------------- application
+
+
+def apply(rules: Sequence[Rule], keys: Iterable[str], names: Iterable[str] = ()) -> Applied:
     """What rules make of the keys of a checkpoint.
-
-    The first rule that fits a key rewrites it; others of the same pattern, which give further parts of the tensor, as
-    well. Rules that need several keys apply where all of them are there.
 
     Args:
         rules: In order.
         keys: Keys of the checkpoint.
+        names: Keys of the model, which a rule that puts dots in again looks at.
 
     Returns:
         By target key: the source keys and the op.
     """
-    listed = list(keys)
-    there = set(listed)
+    items = [Item(key, (key,)) for key in keys]
+    for rule in rules:
+        items = step(rule, items, names)
     out: Applied = {}
-    for key in listed:
-        taken: str | None = None
-        for rule in rules:
-            if taken is not None and rule.source[0] != taken:
-                continue
-            made = rewrite(rule, key)
-            if made is None or not all(s in there for s in made[0]):
-                continue
-            taken = rule.source[0]
-            out.setdefault(made[1], (made[0], rule.op))
+    for item in items:
+        out.setdefault(item.key, (item.source, item.op))
     return out
 
 
-def learn(pairs: Iterable[Pair], keys: Iterable[str] = ()) -> list[Rule]:
-    """Few rules that regenerate pairs.
-
-    Args:
-        pairs: What the mapper found.
-        keys: All keys of the checkpoint: what is left over must not be rewritten to a key that a pair has.
-    """
-    wanted = {p.target: p for p in pairs}
-    by_source: dict[str, list[Pair]] = defaultdict(list)
-    for p in wanted.values():
-        by_source[p.source[0]].append(p)
-    listed = list(keys) or list(by_source)
-    forms = _by_form(dict.fromkeys((*by_source, *listed)))
-    candidates: dict[Rule, int] = defaultdict(int)
-    for p in wanted.values():
-        for rule in _readings(p):
-            candidates[rule] += 1
-    chosen: list[Rule] = []
-    uncovered = set(wanted)
-    ordered = sorted(candidates, key=lambda r: (-candidates[r], -len(r.source[0]), str(r)))
-    covers: dict[Rule, tuple[set[str], int]] = {}
-    while uncovered and ordered:
-        best: tuple[float, Rule] | None = None
-        for rule in ordered[:_MOST]:
-            if rule not in covers:
-                covers[rule] = _effect(rule, by_source, forms, wanted)
-            right, wrong = covers[rule]
-            gain = len(right & uncovered) - 1.5 * wrong
-            if gain > 0 and (best is None or gain > best[0] or (gain == best[0] and _order(rule) < _order(best[1]))):
-                best = (gain, rule)
-        if best is None:
-            break
-        chosen.append(best[1])
-        uncovered -= covers[best[1]][0]
-        ordered = [r for r in ordered if r is not best[1] and (r not in covers or covers[r][0] & uncovered)]
-    chosen.sort(key=_order)
-    return _mended(_briefer(chosen, wanted, listed), wanted, listed)
-
-
-KEEP = Rule(("",), "")  # whatever no other rule rewrites keeps its name
-
-
-def _briefer(rules: list[Rule], wanted: dict[str, Pair], keys: Sequence[str]) -> list[Rule]:
-    """The same with one rule for all names that stay, where that gives no other pair."""
-    others = [r for r in rules if r.source != (r.target,) or r.op != "copy"]
-    if len(others) == len(rules):
-        return rules
-    shorter = [*others, KEEP]
-    before, after = apply(rules, keys), apply(shorter, keys)
-    same = all(after.get(key) == (p.source, p.op) for key, p in wanted.items() if before.get(key) == (p.source, p.op))
-    return shorter if same else rules
-
-
-def _order(rule: Rule) -> tuple[int, int, str]:
-    """The more of a key a rule names, the earlier it comes."""
-    literal = len(_HOLE.sub("", rule.source[0]))
-    return (rule.source[0].startswith("*"), -literal, str(rule))
-
-
-def _form(text: str) -> str:
-    """A key or a pattern with every number, given or left open, as one sign."""
-    return _NUMBERS.sub("#", text)
-
-
-# By form, and there by which number it is and what it says (None: any): keys that differ in other numbers only.
-Forms = dict[str, dict[tuple[int, str] | None, list[str]]]
-
-
-def _by_form(keys: Iterable[str]) -> Forms:
-    out: Forms = {}
-    for key in keys:
-        here = out.setdefault(_form(key), {})
-        here.setdefault(None, []).append(key)
-        for place in enumerate(_NUMBER.findall(key)):
-            here.setdefault(place, []).append(key)
+def fits(rules: Sequence[Rule], keys: Iterable[str], names: Iterable[str] = ()) -> list[int]:
+    """How many tensors each rule applies to."""
+    items = [Item(key, (key,)) for key in keys]
+    out = []
+    for rule in rules:
+        before = {(item.key, item.op) for item in items}
+        items = step(rule, items, names)
+        after = {(item.key, item.op) for item in items}
+        out.append(len(before - after) if len(rule.target) > 1 or rule.op == LEFT_OUT else len(after - before))
     return out
 
 
-def _reached(pattern: str, forms: Forms) -> Iterator[str]:
-    """Keys that a pattern may fit; most fit few forms, and of those only what has the numbers that they name."""
-    body = _form(pattern.removeprefix("*"))
-    named = [(i, n[0]) for i, n in enumerate(_NUMBERS.finditer(pattern)) if n[0].isdigit()]
-    for form, keys in forms.items():
-        if pattern.startswith("*"):
-            if form.startswith(body) or f".{body}" in form:
-                yield from keys[None]
-        elif form.startswith(body):
-            # A number at the very end of a pattern may go on in the key.
-            whole = named[:-1] if body.endswith("#") else named
-            yield from min((keys.get(place, []) for place in whole), key=len, default=keys[None])
+def step(rule: Rule, items: Sequence[Item], names: Iterable[str] = ()) -> list[Item]:
+    """What one rule makes of what those before it made."""
+    if len(rule.source) > 1 or "{*}" in rule.source[0]:
+        return _together(rule, items)
+    if "{undotted}" in rule.source[0]:
+        return _dotted(rule, items, names)
+    if rule.op == LEFT_OUT:
+        return [item for item in items if not _fits(rule.source[0], item.key)]
+    if len(rule.target) > 1:
+        return [part for item in items for part in _apart(rule, item)]
+    out = []
+    for item in items:
+        made = rewrite(rule, item.key)
+        out.append(item if made is None else Item(made, item.source, joined(item.op, rule.op)))
+    return out
 
 
-def _effect(
-    rule: Rule, by_source: dict[str, list[Pair]], forms: Forms, wanted: dict[str, Pair]
-) -> tuple[set[str], int]:
-    """Target keys that a rule gives rightly, and how many keys it rewrites wrongly."""
-    right: set[str] = set()
-    wrong = 0
-    for key in _reached(rule.source[0], forms):
-        made = rewrite(rule, key)
-        if made is None:
+def joined(first: str, then: str) -> str:
+    """Two ops one after the other."""
+    return then if first == "copy" else first if then == "copy" else f"{first}+{then}"
+
+
+def _fits(pattern: str, key: str) -> bool:
+    found = _compiled(pattern)
+    return found.text in key and found.expression.match(key) is not None
+
+
+def _apart(rule: Rule, item: Item) -> list[Item]:
+    found = _compiled(rule.source[0])
+    match = found.expression.match(item.key) if found.text in item.key else None
+    if match is None:
+        return [item]
+    keys = [_ended(target, match, found.lists) for target in rule.target]
+    return [
+        Item(key, item.source, joined(item.op, op))
+        for key, op in zip(keys, parts_of(rule.op, len(keys)), strict=True)
+        if key is not None
+    ]
+
+
+def parts_of(op: str, n: int) -> list[str]:
+    """The op of each of several targets."""
+    if "|" in op:
+        found = op.split("|")
+        return [*found, *["copy"] * n][:n]
+    how, _, more = op.partition("+")
+    more = f"+{more}" if more else ""
+    kind, *rest = how.split(":")
+    if kind == "split" and len(rest) == 1:
+        return [f"{how}:{i}/{n}{more}" for i in range(n)]
+    if kind == "slice" and len(rest) == 2:
+        sizes = [int(s) for s in rest[1].split(",") if s.isdigit()]
+        starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+        return [f"slice:{rest[0]}:{a}:{b}{more}" for a, b in pairwise(starts)][:n]
+    return [op] * n
+
+
+def _together(rule: Rule, items: Sequence[Item]) -> list[Item]:
+    """Put together what the sources of a rule fit, where all of them are there."""
+    there = {item.key: item for item in items}
+    found = _compiled(rule.source[0])
+    groups: dict[tuple[str, ...], list[tuple[int, re.Match[str]]]] = defaultdict(list)
+    for item in items:
+        match = found.expression.match(item.key) if found.text in item.key else None
+        if match is not None:
+            same = {name: value for name, value in match.groupdict().items() if name != "each"}
+            each = int(match.groupdict().get("each") or 0)
+            groups[tuple(f"{k}={v}" for k, v in same.items())].append((each, match))
+    made: dict[str, Item | None] = {}
+    for members in groups.values():
+        members.sort(key=lambda m: m[0])
+        keys = [_ended(p, match, found.lists) for p in rule.source for _, match in members]
+        keys[: len(members)] = [match.string for _, match in members]
+        target = _ended(rule.target[0], members[0][1], found.lists)
+        parts = [there[k] for k in keys if k is not None and k in there]
+        if target is None or len(parts) < len(keys) or any(p.op != "copy" for p in parts):
             continue
-        pairs = by_source.get(key)
-        if pairs is None:  # left over: it must not get the name of another
-            wrong += made[1] in wanted
-            continue
-        hit = next((p for p in pairs if p.target == made[1] and p.source == made[0] and p.op == rule.op), None)
-        if hit is not None:
-            right.add(hit.target)
-        elif not any(p.op.startswith(("split", "slice")) for p in pairs):
-            wrong += 1
-    return right, wrong
+        made.update(dict.fromkeys((p.key for p in parts), None))
+        made[parts[0].key] = Item(target, tuple(s for p in parts for s in p.source), rule.op)
+    return [out for item in items for out in (made.get(item.key, item),) if out is not None]
 
 
-def _mended(rules: list[Rule], wanted: dict[str, Pair], keys: Iterable[str]) -> list[Rule]:
-    """The rules, with one of its own for each pair that they do not give."""
-    given = apply(rules, keys)
-    own = [Rule(p.source, p.target, p.op) for p in wanted.values() if given.get(p.target) != (p.source, p.op)]
-    return [*own, *rules]
-
-
-def _readings(pair: Pair) -> set[Rule]:
-    """Rules that give a pair: with more or less of the end, and of the front, kept."""
-    first = pair.source[0].split(".")
-    target = pair.target.split(".")
-    others = [s.split(".") for s in pair.source[1:]]
-    tail = 0
-    while tail < min(len(first), len(target), *(len(o) for o in others)) and all(
-        parts[-1 - tail] == first[-1 - tail] for parts in (target, *others)
-    ):
-        tail += 1
-    head = 0
-    while not others and head < min(len(first), len(target)) - 1 and first[head] == target[head]:
-        head += 1
-    out: set[Rule] = set()
-    for kept in range(tail + 1):
-        cut = [parts[: len(parts) - kept] for parts in (first, target, *others)]
-        end = "." if kept else ""
-        fronts = [".".join(c) + end if c else "" for c in cut]
-        for rule in _numbered(fronts[0], fronts[1], fronts[2:], pair.op):
-            out.add(rule)
-        # A stretch in the middle: any front is kept as well.
-        if not others:
-            for skip in range(1, min(head, len(cut[0]), len(cut[1])) + 1):
-                a, b = ".".join(cut[0][skip:]), ".".join(cut[1][skip:])
-                if a and b:
-                    for rule in _numbered(a + end, b + end, [], pair.op):
-                        out.add(Rule(("*" + rule.source[0],), "*" + rule.target, rule.op))
+def _dotted(rule: Rule, items: Sequence[Item], names: Iterable[str]) -> list[Item]:
+    """Put dots in again where the model has a name that is the same without them."""
+    front, start = rule.source[0].removesuffix("{undotted}"), rule.target[0].removesuffix("{dotted}")
+    known: dict[str, str] = {}
+    for name in names:
+        if name.startswith(start):
+            known.setdefault(name[len(start) :].replace(".", ""), name)
+    out = []
+    for item in items:
+        found = known.get(item.key[len(front) :]) if item.key.startswith(front) else None
+        out.append(item if found is None else Item(found, item.source, joined(item.op, rule.op)))
     return out
-
-
-def _numbered(source: str, target: str, others: Sequence[str], op: str) -> list[Rule]:
-    """The rule for two fronts as they stand, and with numbers that both have left open."""
-    plain = Rule((source, *others), target, op)
-    numbers = list(_NUMBER.finditer(source))[: len(_NAMES)]
-    if not numbers:
-        return [plain]
-    values = [int(n[0]) for n in numbers]
-    theirs = [int(n[0]) for n in _NUMBER.finditer(target)]
-    pattern = _opened(source, {i: (_NAMES[i], 0) for i in range(len(values))})
-    out = [plain]
-    for offsets in _offsets(values, theirs):
-        goal = _opened(target, offsets)
-        rest = [_opened(o, _offsets(values, [int(n[0]) for n in _NUMBER.finditer(o)])[0]) for o in others]
-        out.append(Rule((pattern, *rest), goal, op))
-    # Only the first number left open: later ones are names.
-    if len(values) > 1:
-        first = _opened(source, {0: ("a", 0)})
-        for j, value in enumerate(theirs):
-            if abs(value - values[0]) <= 1 and not others:
-                out.append(Rule((first,), _opened(target, {j: ("a", value - values[0])}), op))
-                break
-    return out
-
-
-def _offsets(values: Sequence[int], theirs: Sequence[int]) -> list[dict[int, tuple[str, int]]]:
-    """Which number of the target is which of the source, in order, and by how much it differs."""
-    out: dict[int, tuple[str, int]] = {}
-    at = 0
-    for j, value in enumerate(theirs):
-        for i in range(at, len(values)):
-            if abs(values[i] - value) <= 1:
-                out[j] = (_NAMES[i], value - values[i])
-                at = i + 1
-                break
-    exact = {j: (name, d) for j, (name, d) in out.items() if d == 0}
-    return [out] if exact == out else [out, exact]
-
-
-def _opened(text: str, holes: dict[int, tuple[str, int]]) -> str:
-    """A text with some of its numbers left open: by which number it is, a name and what is added to it."""
-    count = -1
-
-    def put(match: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        if count not in holes:
-            return match[0]
-        name, offset = holes[count]
-        return f"{{{name}}}" if not offset else f"{{{name}{offset:+d}}}"
-
-    return _NUMBER.sub(put, text)

@@ -179,7 +179,7 @@ def test_rules_say_what_goes_where_as_far_as_shapes_allow():
         [Tensor("old.0.w", (4,)), Tensor("old.1.w", (5,))],
         [Tensor("new.1.w", (4,)), Tensor("new.2.w", (4,))],
     )
-    found = by_rules([Rule(("old.{a}.",), "new.{a+1}.")], source, target)
+    found = by_rules([Rule(("old.{a}.",), ("new.{a+1}.",))], source, target)
     assert {k: p.source for k, p in found.pairs.items()} == {"new.1.w": ("old.0.w",)}
     assert found.initialised == ("new.2.w",)
     assert found.questions
