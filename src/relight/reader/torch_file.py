@@ -68,6 +68,7 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
         problems=[*(_as_needed(p, archive, storages) for p in archive.problems), *problems],
         limits=limits,
         records=records,
+        folder=archive.root,
         pickles=finder.collect(),
         little_endian=little,
     )
