@@ -108,6 +108,8 @@ error: the file breaks off after 6,237 bytes; its end is missing
   load_from_checkpoint raises OSError: [Errno 22] Invalid argument
 
   Copy or download the file again, and compare its size with the original.
+  If your own run wrote it: wait while the run goes on, else take an earlier
+  checkpoint.
 """)
 
 
@@ -723,12 +725,14 @@ def test_version(relight):
 
 def test_missing_file(relight):
     assert relight.refuses("check", "nothing.ckpt") == snapshot(
-        "relight: cannot read nothing.ckpt: there is no such file\n"
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
     )
     assert relight.refuses("inspect", "nothing.ckpt") == snapshot(
-        "relight: cannot read nothing.ckpt: there is no such file\n"
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
     )
-    assert relight.refuses("nothing.ckpt") == snapshot("relight: cannot read nothing.ckpt: there is no such file\n")
+    assert relight.refuses("nothing.ckpt") == snapshot(
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
+    )
 
 
 def test_missing_target_file(relight):
