@@ -79,7 +79,8 @@ class DamagedArchive(Rule):
             p.fatal and p.record is None and p.kind in (ProblemKind.NO_CENTRAL_DIRECTORY, ProblemKind.TRUNCATED)
             for p in facts.checkpoint.problems
         )
-        if not problems or cut or facts.checkpoint.layout is Layout.DIRECTORY:
+        other = any(p.what == "data-pkl" for p in facts.checkpoint.problems_of(ProblemKind.NOT_A_CHECKPOINT))
+        if not problems or cut or other or facts.checkpoint.layout is Layout.DIRECTORY:
             return
         fatal = [p for p in problems if p.fatal]
         first = (fatal or problems)[0]
