@@ -138,7 +138,7 @@ def test_as_a_process(demo):
     assert done.stdout.startswith("trained.ckpt: will not load into Grown (models.py)\n")
     done = process("nothing.ckpt", cwd=demo)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "relight: cannot read nothing.ckpt: there is no such file\n"
+    assert done.stderr.startswith("relight: cannot read nothing.ckpt: there is no such file; this folder has ")
 
 
 def test_ascii_also_where_names_are_not(demo):

@@ -108,6 +108,8 @@ error: the file breaks off after 6,237 bytes; its end is missing
   load_from_checkpoint raises OSError: [Errno 22] Invalid argument
 
   Copy or download the file again, and compare its size with the original.
+  If your own run wrote it: wait while the run goes on, else take an earlier
+  checkpoint.
 """)
 
 
@@ -258,7 +260,7 @@ def test_check_wider(relight, monkeypatch):
 def test_inspect(relight):
     assert relight.says("inspect", "trained.ckpt") == snapshot("""\
 trained.ckpt: Lightning 2.6.6 checkpoint, epoch 2, step 8
-  torch zip, 10.4 KB; written by torch 2.3 or newer
+  torch zip, 10.4 KB; written by torch 2.7 or newer, python 3.10 or newer
 
 hyper_parameters  2
   width    8
@@ -312,8 +314,9 @@ body.2.bias: [8] float32
 
 def test_inspect_classic(relight):
     assert relight.says("inspect", "classic.ckpt") == snapshot("""\
-classic.ckpt: Lightning before 0.8 checkpoint, epoch 2, step 9
-  torch legacy (stacked pickles), 8.0 KB; written by torch 0.1.10 or newer
+classic.ckpt: a checkpoint of Lightning before 0.8.0, epoch 2, step 9
+  torch legacy (stacked pickles), 8.0 KB; written by torch 0.1.10 or newer but
+  before 1.6, python 3.0 or newer
 
 hyper_parameters  4
   in_dim   8
@@ -338,7 +341,7 @@ names in the pickle  3, all known to be harmless
 def test_inspect_unknown_class(relight):
     assert relight.says("inspect", "injected.ckpt") == snapshot("""\
 injected.ckpt: Lightning 2.6.6 checkpoint, epoch 2, step 8
-  torch zip, 5.3 KB; written by torch 2.3 or newer
+  torch zip, 5.3 KB; written by torch 2.7 or newer, python 3.10 or newer
 
 hyper_parameters  2
   layer  my_custom_module.MyCustomLayer(training=True)
@@ -360,7 +363,7 @@ names in the pickle  7, not all of them known
 def test_inspect_truncated(relight):
     assert relight.says("inspect", "download.ckpt") == snapshot("""\
 download.ckpt: Lightning 2.6.6 checkpoint, epoch 2, step 8
-  torch zip, 6.2 KB; written by torch 2.3 or newer
+  torch zip, 6.2 KB; written by torch 2.7 or newer, python 3.10 or newer
   damaged: the archive has no end record in its 6,237 bytes: it was cut off; 13
   of 24 storages are whole, and with them 6 of 6 tensors
 
@@ -725,12 +728,14 @@ def test_version(relight):
 
 def test_missing_file(relight):
     assert relight.refuses("check", "nothing.ckpt") == snapshot(
-        "relight: cannot read nothing.ckpt: there is no such file\n"
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
     )
     assert relight.refuses("inspect", "nothing.ckpt") == snapshot(
-        "relight: cannot read nothing.ckpt: there is no such file\n"
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
     )
-    assert relight.refuses("nothing.ckpt") == snapshot("relight: cannot read nothing.ckpt: there is no such file\n")
+    assert relight.refuses("nothing.ckpt") == snapshot(
+        "relight: cannot read nothing.ckpt: there is no such file; this folder has trained.ckpt, gpu.ckpt, download.ckpt\n"
+    )
 
 
 def test_missing_target_file(relight):
@@ -809,7 +814,8 @@ def test_names_that_a_file_chooses_stay_on_their_line(relight, demo):
     write(File(tensors={"a\nb\x1b[31m": (2,)}, hparams={"k" * 90: 1}), demo / "odd.ckpt")
     assert relight.says("inspect", "odd.ckpt") == snapshot("""\
 odd.ckpt: Lightning 2.6.6 checkpoint
-  torch zip, 910 B; written by torch 2.1 or newer
+  torch zip, 910 B; written by torch 2.1 or newer but before 2.7, python 3.10 or
+  newer
 
 hyper_parameters  1
   kkkkkkkkkkkkkkkkkkkkkkkk ...  1
@@ -885,7 +891,7 @@ def test_tensor_without_values(relight, demo):
     write(File(tensors={"a": (64, 64), "b": (3,)}, keep=0.6), demo / "cut.ckpt")
     assert relight.says("inspect", "cut.ckpt") == snapshot("""\
 cut.ckpt: Lightning 2.6.6 checkpoint
-  torch zip, 10.4 KB; written by torch 2.1 or newer
+  torch zip, 10.4 KB; written by torch 2.1 or newer, python 3.10 or newer
   damaged: the archive has no end record in its 10,450 bytes: it was cut off; 0
   of 2 storages are whole, and with them 0 of 2 tensors
 

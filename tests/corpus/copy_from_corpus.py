@@ -70,6 +70,10 @@ def main() -> None:
                     }
     dump("matrix.json", matrix)
 
+    known = json.loads((knowledge / "failures.json").read_text())
+    of_files = sorted(k["id"] for k in known if k["family"] in ("file/format", "storage/IO"))
+    (HERE / "causes_of_files.json").write_text(json.dumps(of_files, indent=0) + "\n", encoding="utf-8")
+
 
 if __name__ == "__main__":
     main()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from relight.core.checkpoint import Checkpoint, Layout, TensorEntry
 from relight.core.objects import Call, Global, ListNode, ObjectPath, Value, mapping_get, mapping_pairs
 from relight.facts.lightning import LightningView
-from relight.facts.producer import producer
+from relight.facts.producer import PACKAGES, Produced, producer
 from relight.reader import open_checkpoint, values
 from relight.reader.dcp import SliceSource
 from relight.reader.detect import read
@@ -314,9 +314,21 @@ def _producer(checkpoint: Checkpoint, truth: Mapping[str, str]) -> Iterator[Disa
             (fact.exact is None or _version(fact.exact) == number)
             and (fact.at_least is None or _version(fact.at_least) <= number)
             and (fact.below is None or number < _version(fact.below))
+            and not fact.contrary
         )
         if not right:
             yield Disagreement("version", name, fact.to_dict(), real)
+
+
+def precision(checkpoint: Checkpoint) -> dict[str, str]:
+    """How closely the version of each package is told."""
+    facts = producer(checkpoint)
+    out = {}
+    for name in PACKAGES:
+        fact = facts.get(name, Produced())
+        sides = (fact.at_least is not None) + (fact.below is not None)
+        out[name] = "exact" if fact.exact else ("unknown", "one side", "both sides")[sides]
+    return out
 
 
 def _version(text: str) -> tuple[int, ...]:

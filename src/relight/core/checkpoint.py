@@ -226,6 +226,7 @@ class Checkpoint:
         nbytes: Size of the file.
         layout: How it is stored.
         records: Records of the archive (zip), in directory order; empty otherwise.
+        folder: The folder inside the archive that holds them: torch names it after the file, or ``archive``.
         storages: By id, every storage that the pickle refers to.
         root: The pickled object, None if it could not be read.
         globals: Every name that the pickle refers to, in file order.
@@ -248,6 +249,7 @@ class Checkpoint:
     nbytes: int
     layout: Layout
     records: tuple[Record, ...] = ()
+    folder: str = ""
     storages: Mapping[str, StorageEntry] = field(default_factory=dict)
     root: Value = None
     globals: tuple[Global, ...] = ()

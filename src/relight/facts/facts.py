@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TypeAlias
 
-from relight.core.checkpoint import Checkpoint
+from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
@@ -15,6 +15,7 @@ from relight.facts.attribution import Attribution, attribute, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
 from relight.facts.question import Question
+from relight.facts.versions import at_least
 
 FactName: TypeAlias = str
 
@@ -159,8 +160,20 @@ class Facts:
         return tuple(imports.resolve(self.checkpoint, self.environment, main))
 
     @cached_property
+    def refuses_tar(self) -> bool:
+        """Whether the call does not even begin with torch's oldest layout (fact ``environment``).
+
+        Source: torch 2.6, torch/serialization.py: ``_legacy_load``; 2.5 does not ask.
+        """
+        old = self.checkpoint.layout is Layout.TORCH_TAR
+        return old and self.weights_only is True and at_least(self.environment.torch, "2.6") is True
+
+    @cached_property
     def unpickling(self) -> Prediction | None:
         """What unpickling raises first, None if nothing that can be told (facts ``contents``, ``environment``)."""
+        if self.refuses_tar:
+            message = "files saved in the legacy .tar format"
+            return Prediction(Stage.OPEN, self.call_name, "RuntimeError", message)
         if self.weights_only:
             return None if self.blocked is None else unpickling.refusal(self.blocked, self.call_name)
         if self.weights_only is None:

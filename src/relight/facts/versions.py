@@ -6,8 +6,9 @@ import re
 
 
 def release(version: str) -> tuple[int, ...]:
-    """The numeric release: ``2.6.0.dev1+cpu`` → ``(2, 6, 0)``; empty for a text without digits in front."""
-    match = re.match(r"v?(\d+(?:\.\d+)*)", version.strip())
+    """The numeric release: ``2.6.0.dev1+cpu`` → ``(2, 6, 0)``; empty for a text without numbers in front."""
+    # Files hold any text there: a number of thousands of digits is no part of a version, and int() refuses it.
+    match = re.match(r"v?(\d{1,9}(?:\.\d{1,9})*)(?!\d)", version.strip())
     return tuple(int(p) for p in match.group(1).split(".")) if match else ()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from relight.core.checkpoint import Problem, ProblemKind, Record, Span
 from relight.reader.limits import Limits
@@ -37,6 +37,7 @@ class Archive:
 
     Attributes:
         root: Name of the one folder that holds everything, without a slash; empty if there is none.
+        in_folder: Whether the first record lies in a folder, which torch insists on.
         records: In directory order, by names without the root folder; the first of several with one name.
         doubles: Records that the directory names again, or that only a local header names: what other readers see.
         problems: What is wrong.
@@ -47,6 +48,7 @@ class Archive:
         self.source = source
         self.limits = limits
         self.root = ""
+        self.in_folder = True
         self.records: dict[str, Record] = {}
         self.doubles: list[Record] = []
         self.problems: list[Problem] = []
@@ -65,12 +67,14 @@ class Archive:
             self._interpret(directory)
 
     def problem(self, kind: ProblemKind, message: str, *, fatal: bool = True, record: str | None = None,
-                position: int | None = None, what: str | None = None) -> None:  # fmt: skip
+                position: int | None = None, what: str | None = None,
+                details: Mapping[str, str | int] | None = None) -> None:  # fmt: skip
         """Add a problem, unless there are too many already."""
         if len(self.problems) < _MANY_PROBLEMS:
             self.problems.append(
-                Problem(kind=kind, message=message, fatal=fatal, record=record, position=position, what=what)
-            )
+                Problem(kind=kind, message=message, fatal=fatal, record=record, position=position, what=what,
+                        details=details or {})
+            )  # fmt: skip
 
     def _ambiguous(self, message: str, record: str | None = None, position: int | None = None) -> None:
         self.problem(ProblemKind.ARCHIVE_AMBIGUOUS, message, fatal=False, record=record, position=position)
@@ -84,8 +88,10 @@ class Archive:
                 f"{directory.shift:,} bytes stand before the archive",
                 fatal=self.source.read(0, 4) != LOCAL,
                 position=directory.shift,
+                details={"begins": self.source.read(0, 16).hex()},
             )
         self.root = _root(directory.entries)
+        self.in_folder = bool(directory.entries) and "/" in directory.entries[0].name
         used: list[tuple[int, int, str]] = []
         for entry in directory.entries:
             self._add(entry, directory.shift, used)

@@ -104,6 +104,7 @@ def assemble(
     problems: list[Problem],
     limits: Limits,
     records: tuple[Record, ...] = (),
+    folder: str = "",
     pickles: tuple[Pickled, ...] = (),
     little_endian: bool = True,
 ) -> Checkpoint:
@@ -117,6 +118,7 @@ def assemble(
         problems: Those that are known already, in order.
         limits: What a tensor may claim.
         records: Records of the archive.
+        folder: The folder inside it that holds them.
         pickles: Other streams of the file.
         little_endian: Byte order of the values.
     """
@@ -155,6 +157,7 @@ def assemble(
         nbytes=source.size,
         layout=layout,
         records=records,
+        folder=folder,
         storages=storages.entries,
         root=decoded.value,
         globals=decoded.globals,

@@ -16,7 +16,7 @@ from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.nested import Finder, npy_payload
 from relight.reader.pickle_vm import decode
 from relight.reader.sharded import read_folder
-from relight.reader.source import ByteSource, LocalSource
+from relight.reader.source import ByteSource, open_local
 
 _HEAD = 4096
 
@@ -67,7 +67,7 @@ def open_source(path: str | os.PathLike[str]) -> ByteSource:
         SourceError: It cannot be opened.
     """
     name = os.fspath(path)
-    return remote.open_url(name) if remote.is_url(name) else LocalSource(path)
+    return remote.open_url(name) if remote.is_url(name) else open_local(path)
 
 
 def read(source: ByteSource, *, limits: Limits = DEFAULT_LIMITS) -> Checkpoint:
@@ -138,7 +138,7 @@ def _all_zero(source: ByteSource) -> bool:
 
 
 def _other(what: str, head: bytes) -> Problem:
-    details: dict[str, str | int] = {}
+    details: dict[str, str | int] = {"begins": head[:16].hex()}
     if what == "git-lfs-pointer":
         for line in head.decode("utf-8", "replace").splitlines():
             name, _, value = line.partition(" ")
@@ -235,7 +235,7 @@ def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limit
         return unusable(source, Layout.TORCH_ZIP, archive.problems, pickles=pickles)
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return pickled  # starts like a pickle and breaks: damage, not another format
-    if head[:1] == b"\x08" and b"onnx" in head[:200].lower():
+    if _is_onnx(head):
         return _nothing(source, _other("onnx", head))
     if _TEXT_START.match(head) and b"\x00" not in head:
         yaml = re.match(rb"^(---|#|[A-Za-z_][\w.-]*:(\s|$))", text) is not None
@@ -243,6 +243,19 @@ def _text_or_pickle(source: ByteSource, head: bytes, first: Value, limits: Limit
     if any(p.kind is ProblemKind.LIMIT for p in pickled.problems):
         return pickled
     return _nothing(source, _other("unknown", head))
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A ModelProto: its version, and then the name of the program that wrote it.
+
+    Source: onnx/onnx.proto: ``ir_version = 1``, ``producer_name = 2``, ``producer_version = 3``, ``graph = 7``.
+    """
+    if head[:1] != b"\x08" or len(head) < 5 or not 1 <= head[1] < 32:
+        return False
+    if head[2] == 0x12 and head[3] < 64:
+        name, after = head[4 : 4 + head[3]], head[4 + head[3] : 5 + head[3]]
+        return name.isascii() and name.decode("ascii", "replace").isprintable() and after in (b"\x1a", b"\x22", b":")
+    return b"onnx" in head[:200].lower()
 
 
 def _zip_behind(source: ByteSource) -> bool:

@@ -162,6 +162,9 @@ class Folder:
         # load_from_checkpoint and torch.load read single files.
         message = f"a folder with {len(self.files)} file{'' if len(self.files) == 1 else 's'}"
         unsupported = Problem(kind=ProblemKind.UNSUPPORTED, message=message, fatal=True, what=what)
+        problems = self.problems
+        if layout is Layout.DIRECTORY:  # nothing of it is a checkpoint that a stray link could damage
+            problems = [replace(p, fatal=False) for p in problems]
         return Checkpoint(
             origin=self.path,
             nbytes=sum(self.files.values()),
@@ -172,7 +175,7 @@ class Folder:
             stream=None if main is None else main.stream,
             pickles=tuple(self.pickles),
             files=tuple(self.files),
-            problems=(unsupported, *self.problems),
+            problems=(unsupported, *problems),
             bytes_read=self.bytes_read,
         )
 

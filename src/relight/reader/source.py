@@ -7,6 +7,7 @@ import stat
 from typing import Protocol
 
 from relight.core.errors import SourceError
+from relight.reader.missing import why_missing
 
 
 class ByteSource(Protocol):
@@ -106,6 +107,21 @@ class LocalSource:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def open_local(path: str | os.PathLike[str]) -> LocalSource:
+    """The file that a user named.
+
+    Raises:
+        SourceError: It cannot be opened; where it is not there, with what may have been meant.
+    """
+    try:
+        return LocalSource(path)
+    except SourceError as error:
+        name = os.fspath(path)
+        if "\0" in name or os.path.exists(name):
+            raise
+        raise SourceError(error.path or "''", why_missing(name)) from None
 
 
 def _reason(error: OSError) -> str:

@@ -59,6 +59,16 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
         finder.content("data.pkl", data)
     little = _byteorder(archive)
     _check_version(archive)
+    if not archive.in_folder:
+        problems.append(
+            Problem(
+                kind=ProblemKind.NOT_A_CHECKPOINT,
+                message="the records of the archive lie in no folder",
+                fatal=True,
+                what="flat-archive",
+                details={"lacks": "folder"},
+            )
+        )
     storages = _zip_storages(archive, decoded)
     return assemble(
         source,
@@ -68,6 +78,7 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
         problems=[*(_as_needed(p, archive, storages) for p in archive.problems), *problems],
         limits=limits,
         records=records,
+        folder=archive.root,
         pickles=finder.collect(),
         little_endian=little,
     )
@@ -157,6 +168,15 @@ def _check_version(archive: Archive) -> None:
         archive.problem(ProblemKind.ARCHIVE_MALFORMED, message, record=name)
 
 
+def _lacking(archive: Archive) -> str:
+    """What torch misses first. Source: caffe2/serialize/inline_container.cc, ``PyTorchStreamReader::init``."""
+    if not archive.in_folder:
+        return "folder"
+    if not any(n in archive.records for n in (".data/version", "version")):
+        return "version"
+    return "data.pkl" if archive.find("data.pkl") is None else ""
+
+
 def other_archive(source: ByteSource, archive: Archive, layout: Layout, what: str, limits: Limits) -> Checkpoint:
     """An archive that is no checkpoint of torch.save: named as what it is, its pickles looked at all the same."""
     finder = Finder(limits)
@@ -167,6 +187,7 @@ def other_archive(source: ByteSource, archive: Archive, layout: Layout, what: st
         message=f"the archive's records are those of {what}",
         fatal=True,
         what=what,
+        details={"lacks": _lacking(archive)},
     )
     fatal = [p for p in archive.problems if p.kind in (ProblemKind.ENCRYPTED, ProblemKind.ARCHIVE_AMBIGUOUS)]
     return unusable(source, layout, (*fatal, problem), records=records, pickles=finder.collect())
@@ -318,13 +339,13 @@ def read_pickle(source: ByteSource, limits: Limits) -> Checkpoint:
         problems.append(
             Problem(
                 kind=ProblemKind.NOT_A_CHECKPOINT,
-                message="a pickle, but not one that torch.save wrote",
+                message="a pickle that refers to storages, which are not in the file"
+                if decoded.persistents
+                else "a pickle, but not one that torch.save wrote",
                 fatal=True,
-                what="plain-pickle",
+                what="data-pkl" if decoded.persistents else "plain-pickle",
             )
         )
-        if decoded.persistents:
-            problems.append(_bad(None, "the pickle refers to storages, and a plain pickle has none"))
         for part in in_a_row(data, decoded.stream.end, limits):
             others.append(part.pickled("the bytes behind the pickle"))
             problems += [p for p in part.problems if not others[1:]]

@@ -16,7 +16,7 @@ from relight.reader import torch_tar, values
 from relight.reader.detect import open_checkpoint
 from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.remote import is_url
-from relight.reader.source import ByteSource, LocalSource
+from relight.reader.source import ByteSource, open_local
 
 _SHARDS = ".distcp"  # many archives, one behind the other: no file by itself
 _KNOWN_FOLDERS = ("dcp", "deepspeed", "sharded-index")
@@ -159,7 +159,7 @@ def verify(
             if not name.endswith(_NOT_BY_THEMSELVES)
         ]
         return _folder(checkpoint, parts, seconds=time.perf_counter() - began)
-    source = LocalSource(path)
+    source = open_local(path)
     try:
         work = _Work(
             source=source,

@@ -150,6 +150,12 @@ def _end_record64(
         if claimed + (position - offset - length) != position:
             problems.append(_malformed("the zip64 end record is not where its locator says", start + at - 20))
     _, count, length, offset = struct.unpack_from("<4Q", raw, 24)
+    (rest,) = struct.unpack_from("<Q", raw, 4)
+    between = start + at - 20 - (position + 12 + rest)
+    if between > 0:
+        # The locator counts from the start of the file: of two archives in a row, torch reads the first.
+        message = f"{between:,} bytes stand behind the directory, before the end record: perhaps a second archive"
+        problems.append(Problem(kind=ProblemKind.BYTES_AFTER, message=message, position=position + 12 + rest))
     return position, count, length, offset
 
 

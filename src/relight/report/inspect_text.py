@@ -69,7 +69,7 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
     view = LightningView(checkpoint)
     yield style.paint(f"{in_line(checkpoint.origin)}: {_headline(checkpoint, view)}", "bold")
     layout = _LAYOUTS.get(checkpoint.layout, checkpoint.layout.value)
-    yield f"  {layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}"
+    yield from wrapped(f"{layout}, {size(checkpoint.nbytes)}{_written(checkpoint)}", style)
     for problem in checkpoint.problems[:8]:
         kind = "error" if problem.fatal and problem.kind is not ProblemKind.UNSUPPORTED else "warning"
         where = f"{problem.record}: " if problem.record else ""
@@ -77,12 +77,15 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
         other = problem.kind in (ProblemKind.UNSUPPORTED, ProblemKind.NOT_A_CHECKPOINT)
         said = "damaged" if problem.fatal and not other else "note"
         yield from _painted(style, kind, f"{said}: {where}{problem.message}")
+    yield from _contrary(checkpoint, style)
     if not checkpoint.readable and not checkpoint.tensors and not checkpoint.lost:
         return
     yield from _hyper_parameters(view, style, everything=everything)
     yield from _state_dict(checkpoint, style, everything=everything)
     yield from _training(view, style)
     yield from _names(checkpoint, style, everything=everything)
+    if everything:
+        yield from _evidence(checkpoint, style)
 
 
 def _painted(style: Style, kind: str, text: str) -> Iterator[str]:
@@ -94,8 +97,13 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
     if not checkpoint.readable:
         what = next((p.what for p in checkpoint.problems if p.what), None)
         return f"not readable ({what})" if what else "not readable"
+    lightning = producer(checkpoint).get("lightning")
     kind = {
-        "lightning": f"Lightning {view.version or 'before 0.8'} checkpoint",
+        "lightning": f"Lightning {view.version} checkpoint"
+        if view.version
+        else f"a checkpoint of Lightning {lightning}"
+        if lightning and lightning.known
+        else "a Lightning checkpoint",
         "state-dict": "a plain state_dict",
         "training-state": "a training state (not of Lightning)",
         "module": "a whole pickled object",
@@ -111,9 +119,25 @@ def _headline(checkpoint: Checkpoint, view: LightningView) -> str:
 
 
 def _written(checkpoint: Checkpoint) -> str:
-    facts = producer(checkpoint)
-    parts = [f"{name} {fact}" for name, fact in facts.items() if name != "lightning"]
+    parts = [f"{name} {fact}" for name, fact in producer(checkpoint).items() if name != "lightning" and fact.known]
     return f"; written by {', '.join(parts)}" if parts else ""
+
+
+def _contrary(checkpoint: Checkpoint, style: Style) -> Iterator[str]:
+    for name, fact in producer(checkpoint).items():
+        if fact.contrary:
+            said = f"note: saved again or changed: signs of another {name}: {fact.contrary}"
+            yield from _painted(style, "warning", said)
+
+
+def _evidence(checkpoint: Checkpoint, style: Style) -> Iterator[str]:
+    facts = {name: fact for name, fact in producer(checkpoint).items() if fact.known}
+    if not facts:
+        return
+    yield from _section(style, "written by")
+    width = max(len(f"{name} {fact}") for name, fact in facts.items())
+    for name, fact in facts.items():
+        yield f"  {f'{name} {fact}'.ljust(width)}  {in_line(fact.evidence)}"
 
 
 def _section(style: Style, title: str, text: str = "") -> Iterator[str]:

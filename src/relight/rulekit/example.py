@@ -67,6 +67,10 @@ class File:
         metadata: Versions in the state_dict's ``_metadata``; None leaves it out.
         legacy: Write the layout of torch before 1.6.
         tar: Write the layout of torch before 0.1.10.
+        folder: The folder of the archive that holds the records; an empty string for none.
+        without: Records that the archive lacks.
+        packed: ``zip`` or ``tar``: the whole file is put into such an archive once more.
+        before: Bytes that stand in front of the file.
         keep: Keep that share of the bytes only, 0 to 1: a download that broke off.
         content: Bytes of something else altogether, instead of all of the above.
     """
@@ -80,6 +84,10 @@ class File:
     metadata: Mapping[str, int] | None = None
     legacy: bool = False
     tar: bool = False
+    folder: str = "archive"
+    without: tuple[str, ...] = ()
+    packed: str = ""
+    before: bytes = b""
     keep: float = 1.0
     content: bytes | None = None
 

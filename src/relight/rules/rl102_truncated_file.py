@@ -8,6 +8,7 @@ from relight.core.checkpoint import Layout, Problem, ProblemKind
 from relight.core.finding import Finding, Fix, FixKind, Prediction, Stage
 from relight.facts import describe
 from relight.facts.facts import Facts
+from relight.facts.first_bytes import not_a_pickle, tar_without_storages
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
 # miniz looks for the end of the archive in blocks of 4096 bytes that overlap by 3, back to 64 KiB before the end; an
@@ -86,7 +87,11 @@ class TruncatedFile(Rule):
                     Fix(
                         title="Copy or download the file again, and compare its size with the original.",
                         kind=FixKind.DOWNLOAD_AGAIN,
-                    )
+                    ),
+                    Fix(
+                        title="If your own run wrote it: wait while the run goes on, else take an earlier checkpoint.",
+                        kind=FixKind.NONE,
+                    ),
                 ],
                 predicts=_prediction(problem, facts),
             )
@@ -128,11 +133,15 @@ def _prediction(problem: Problem, facts: Facts) -> Prediction | None:
             "PytorchStreamReader failed reading zip archive",
         )
     if problem.kind is ProblemKind.ALL_ZERO:
-        weights_only = facts.weights_only_or_none
-        # 512 zero bytes are a tar archive without members, which is torch's oldest layout.
-        if weights_only is None or facts.checkpoint.nbytes < 1024:
+        # 1024 zero bytes are a tar archive without members, which is torch's oldest layout; fewer than a block are none.
+        if facts.checkpoint.nbytes < 512:
+            return not_a_pickle(bytes(1), call, weights_only=facts.weights_only_or_none)
+        if facts.checkpoint.nbytes < 1024:
             return None
-        if weights_only:
-            return Prediction(Stage.OPEN, call, "RuntimeError", "files saved in the legacy .tar format")
-        return Prediction(Stage.OPEN, call, "KeyError", "filename 'storages' not found")
+        return tar_without_storages(call, weights_only=facts.weights_only_or_none)
+    if facts.checkpoint.layout is Layout.TORCH_LEGACY and facts.checkpoint.readable:
+        # The object is whole, and is unpickled before its storages are read.
+        if facts.weights_only_or_none is None:
+            return None
+        return facts.unpickling or Prediction(Stage.OPEN, call, "RuntimeError", "unexpected EOF, expected")
     return None

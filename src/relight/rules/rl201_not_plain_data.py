@@ -13,6 +13,7 @@ from relight.facts.facts import Facts
 from relight.rulekit import Env, File, Fires, Obj, Phase, Rule, Silent
 
 _OLD = Env(packages={"torch": "2.5.1", "lightning": "2.5.6", "pytorch-lightning": "2.5.6"})
+_LONG4 = 0x8B
 
 
 class NotPlainData(Rule):
@@ -44,6 +45,8 @@ class NotPlainData(Rule):
         *dict.fromkeys(p["cause"] for p in data.load("blocked_causes")["patterns"]),
         "wo-early-reader-opcode",
         "wrong-pickle-protocol",
+        "huge-int-in-pickle",
+        "legacy-tar-format",
         "wo-blocked-module",
     )
     phase = Phase.CONTENTS
@@ -67,6 +70,12 @@ class NotPlainData(Rule):
             intent=Intent(call=IntentCall.WEIGHTS, weights_only=True),
             oracle=False,  # another torch than the one installed for tests
         ),
+        Fires(
+            name="a number of 2,000 bits and more", file=File(hparams={"seed": 1 << 2500}), cause="huge-int-in-pickle"
+        ),
+        Fires(name="a tar archive of the oldest torch", file=File(tar=True), cause="legacy-tar-format"),
+        Silent(name="a tar archive, switched off", file=File(tar=True), intent=Intent(weights_only=False)),
+        Silent(name="a tar archive in an older torch", file=File(tar=True), env=_OLD),
         Silent(name="plain values", file=File(hparams={"width": 8, "layers": [1, 2], "name": "x", "scale": 0.5})),
         Silent(
             name="switched off by argument",
@@ -87,6 +96,15 @@ class NotPlainData(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """One finding for all refused names, the first of them named as torch will name it."""
         blocked = facts.blocked
+        if facts.refuses_tar:
+            yield self.finding(
+                "weights_only=True does not read the layout of this file, a tar archive of torch before 0.1.10",
+                cause="legacy-tar-format",
+                context=["The weights are fine. Saved again, the file has today's layout."],
+                fixes=_fixes(facts, []),
+                predicts=facts.unpickling,
+            )
+            return
         if not facts.weights_only or blocked is None:
             return
         absent = {r.ref for r in facts.resolutions if r.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE)}
@@ -112,6 +130,8 @@ class NotPlainData(Rule):
 
 
 def _message(count: int, blocked: imports.Blocked) -> str:
+    if not blocked.names and blocked.opcode == _LONG4:
+        return "a whole number in this file has more than 255 bytes, which weights_only=True does not read"
     if not blocked.names:
         return f"the pickle uses protocol features that weights_only=True does not read (operand {blocked.opcode})"
     return (
@@ -122,6 +142,8 @@ def _message(count: int, blocked: imports.Blocked) -> str:
 
 
 def _cause(names: list[Global], blocked: imports.Blocked) -> str:
+    if blocked.opcode == _LONG4:
+        return "huge-int-in-pickle"
     if blocked.opcode is not None:
         return "wrong-pickle-protocol" if blocked.opcode in (0x93, 0x94, 0x95) else "wo-early-reader-opcode"
     if blocked.module_blocked:

@@ -71,7 +71,8 @@ class PickleWriter:
             self.raw(b"J" + struct.pack("<i", value))
         else:
             data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-            self.raw(b"\x8a" + bytes([len(data)]) + data)
+            self.raw(b"\x8a" + bytes([len(data)]) if len(data) < 256 else b"\x8b" + struct.pack("<i", len(data)))
+            self.raw(data)
 
     def sequence(self, values: list[object] | tuple[object, ...], *, tuple_: bool) -> None:
         """A list or a tuple."""

@@ -28,6 +28,9 @@ def contents(recipe: File) -> bytes:
         return recipe.content
     layout = _tar if recipe.tar else _legacy if recipe.legacy else _zip
     data = layout(_root(recipe), recipe)
+    if recipe.packed:
+        data = tar({"model.ckpt": data}) if recipe.packed == "tar" else _archive({"model.ckpt": data})
+    data = recipe.before + data
     return data if recipe.keep >= 1 else data[: int(len(data) * recipe.keep)]
 
 
@@ -139,10 +142,15 @@ def _zip(root: Mapping[str, object], recipe: File) -> bytes:
     for key, nbytes in storages.sizes.items():
         records[f"data/{key}"] = bytes(nbytes)
     records["version"] = b"3\n"
+    folder = f"{recipe.folder}/" if recipe.folder else ""
+    return _archive({f"{folder}{name}": payload for name, payload in records.items() if name not in recipe.without})
+
+
+def _archive(records: Mapping[str, bytes]) -> bytes:
     out = bytearray()
     directory = bytearray()
     for name, payload in records.items():
-        full = f"archive/{name}".encode()
+        full = name.encode()
         offset = len(out)
         # Payloads start at multiples of 64: an extra field of the writer's own ("FB") pads the header.
         padding = -(offset + 30 + len(full) + 4) % _ALIGNMENT

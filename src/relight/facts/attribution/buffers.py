@@ -21,7 +21,7 @@ def match_buffers(board: Board) -> None:
         last = owner.rpartition(".")[2].lower()
         if leaf in counters:
             groups[("counter", patterns["profiler_counters"]["cause"])].append(key)
-        elif leaf in library and (leaf != "num_batches_tracked" or _is_old(board, owner)):
+        elif leaf in library and (leaf != "num_batches_tracked" or _is_old(board, owner) or _is_stray(board, key)):
             groups[("library-buffer", library[leaf])].append(key)
         elif leaf in loss["states"] and any(re.search(loss["pattern"], s.lower()) for s in owner.split(".")):
             groups[("loss-buffer", loss["cause"])].append(key)
@@ -52,6 +52,12 @@ def _is_old(board: Board, owner: str) -> bool:
     """Whether both sides have something of a module: buffers of a layer that is new or gone are part of that layer."""
     prefix = f"{owner}." if owner else ""
     return any(k.startswith(prefix) for k in board.entries) and any(k.startswith(prefix) for k in board.params)
+
+
+def _is_stray(board: Board, key: str) -> bool:
+    """Whether the file has nothing but a counter of a module: a batch norm has its statistics beside it."""
+    prefix = key.removesuffix("num_batches_tracked")
+    return key in board.entries and not any(k.startswith(prefix) for k in board.entries if k != key)
 
 
 def _is_metric(board: Board, owner: str) -> bool:

@@ -1,0 +1,70 @@
+"""Every known failure of files, asked of the real torch: what relight predicts happens, and its repairs load."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+
+import pytest
+from file_failures import KNOWN
+
+from relight import check
+from relight.core.finding import Verdict
+
+FILES = [pytest.param(cause, name, id=f"{cause}-{name}") for cause, known in KNOWN.items() for name in known.files]
+# Files that a command of ours makes readable again, from what is in them.
+REPAIRED = [
+    ("bytes-before-archive", "HTTP header", "tail -c"),
+    ("zip-no-subdirectory", "records without their folder", "zip -0 -r"),
+    ("zip-no-version-record", "version", "zipfile"),
+    ("compressed-or-other-format", "gzip", "gzip -dc"),
+    ("compressed-or-other-format", "bzip2", "bzip2 -dc"),
+    ("compressed-or-other-format", "xz", "xz -dc"),
+    ("tar-wrapped", "tar", "tar -xf"),
+    ("zip-no-subdirectory", "a checkpoint in a zip", "unzip"),
+]
+
+
+def _load(path, weights_only=None):
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, weights_only=weights_only)
+
+
+@pytest.mark.parametrize("weights_only", [None, True, False])
+@pytest.mark.parametrize("cause, name", FILES)
+def test_what_torch_says(cause, name, weights_only, folder):
+    path = folder / "model.ckpt"
+    path.write_bytes(KNOWN[cause].files[name]())
+    report = check(path, intent="weights", weights_only=weights_only)
+    try:
+        loaded = _load(path, weights_only)
+    except BaseException as error:
+        real = error
+    else:
+        # torch.load gives a program for TorchScript, which is no checkpoint.
+        real = None if cause != "torchscript-archive" else loaded
+    assert (report.verdict is Verdict.FAILS) is (real is not None)
+    if report.prediction is not None:
+        assert type(real).__name__ == report.prediction.exception.rpartition(".")[2]
+        assert report.prediction.message in str(real)
+
+
+@pytest.mark.parametrize("cause, name, tool", REPAIRED)
+def test_a_repair_that_is_printed_works(cause, name, tool, folder):
+    if tool != "zipfile" and shutil.which(tool.split()[0]) is None:
+        pytest.skip(f"there is no {tool.split()[0]}")
+    given = folder / "given.ckpt"
+    given.write_bytes(KNOWN[cause].files[name]())
+    (finding,) = check("given.ckpt", intent="weights").findings
+    fix = next(f for f in finding.fixes if tool in f"{f.command}{f.code}")
+    if fix.command is not None:
+        subprocess.run(fix.command, shell=True, cwd=folder, check=True, capture_output=True, timeout=60)
+    else:
+        exec(fix.code, {})
+    sound = [p for p in folder.rglob("*") if p.is_file() and check(p, intent="weights").verdict is not Verdict.FAILS]
+    assert len(sound) == 1
+    assert _load(sound[0])
