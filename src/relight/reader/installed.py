@@ -39,7 +39,8 @@ def normalised(name: str) -> str:
 
 def current_environment() -> Environment:
     """The Environment of the interpreter that runs relight, with the working directory last on its path."""
-    path = [p for p in sys.path if p]
+    # What loads the file is a script of the user's: it finds what lies beside it, which the console script does not.
+    path = [*(p for p in sys.path if p), os.getcwd()]
     return environment_from(path, python=".".join(str(n) for n in sys.version_info[:3]), platform=sys.platform)
 
 
@@ -62,7 +63,7 @@ def environment_of(python: str | None) -> Environment:
         path, version, platform = list(answer["path"]), str(answer["python"]), str(answer["platform"])
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as exc:
         raise UsageError(f"{python} does not run as a Python interpreter: {exc}") from exc
-    return environment_from([p for p in path if p], python=version, platform=platform, origin=python)
+    return environment_from([*(p for p in path if p), os.getcwd()], python=version, platform=platform, origin=python)
 
 
 def executable(python: str) -> str:
