@@ -58,6 +58,10 @@ class Facts:
         """A folder below the working directory that holds a module of that name, None if there is none."""
         return imports.folder_of_module(name)
 
+    def places_of_class(self, name: str) -> list[str]:
+        """Where below the working directory a class or function of that name is defined: ``lib/net.py:12``."""
+        return imports.places_of_class(name)
+
     def display(self, file: str) -> str:
         """A path as the user would write it: relative to the working directory where it lies below it."""
         return imports.relative(file)
@@ -156,7 +160,8 @@ class Facts:
         main = None
         if self._target is not None and self._target.file is not None:
             main = self._target.file
-        return tuple(imports.resolve(self.checkpoint, self.environment, main))
+        patched = self.calls_lightning and self.weights_only is False
+        return tuple(imports.resolve(self.checkpoint, self.environment, main, patched=patched))
 
     @cached_property
     def unpickling(self) -> Prediction | None:
@@ -168,6 +173,8 @@ class Facts:
         for resolution in self.resolutions:
             if resolution.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE):
                 return unpickling.import_error(resolution, self.call_name)
+            if unpickling.foreign_path(resolution, self.environment):
+                return unpickling.unsupported_path(resolution, self.environment, self.call_name)
             bad = unpickling.bad_enum(resolution)
             if bad is not None:
                 name = resolution.ref.name

@@ -6,9 +6,11 @@ import re
 
 from relight.core.finding import Prediction, Stage
 from relight.core.objects import Call, Global, Value
+from relight.core.target import Environment
 from relight.facts import data, imports
 from relight.facts.imports import Blocked, Found, Resolution
 from relight.facts.lightning import hparam_items, type_name
+from relight.facts.versions import at_least
 from relight.reader import source_tree
 
 
@@ -54,6 +56,25 @@ def bad_enum(resolution: Resolution) -> tuple[Value, tuple[object, ...]] | None:
     if values is None or stored in values:
         return None
     return stored, tuple(values)
+
+
+def foreign_path(resolution: Resolution, environment: Environment) -> bool:
+    """Whether a path object would be made that the system there has no class for."""
+    if resolution.ref.module not in ("pathlib", "pathlib._local") or environment.platform is None:
+        return False
+    if not isinstance(resolution.value, Call) or resolution.value.name != resolution.ref.full_name:
+        return False  # the class is named, and nothing is made of it
+    foreign = "PosixPath" if environment.platform == "win32" else "WindowsPath"
+    return resolution.ref.name == foreign
+
+
+def unsupported_path(resolution: Resolution, environment: Environment, call: str) -> Prediction:
+    """What making such a path raises. Source: CPython, Lib/pathlib of 3.11, 3.13 (_abc.py) and 3.14."""
+    since = at_least(environment.python, "3.13")
+    exception = "pathlib.UnsupportedOperation" if at_least(environment.python, "3.14") else "NotImplementedError"
+    if since and exception == "NotImplementedError":
+        exception = "pathlib._abc.UnsupportedOperation"
+    return Prediction(Stage.UNPICKLE, call, exception, f"cannot instantiate {resolution.ref.name!r} on your system")
 
 
 def is_called(resolution: Resolution) -> bool:

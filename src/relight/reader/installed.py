@@ -311,6 +311,23 @@ def resolve_module(name: str, environment: Environment) -> Resolved:
     return found
 
 
+def is_compiled(file: str, module: str) -> bool:
+    """Whether the package that a module belongs to has compiled parts, which may put names into any of its modules.
+
+    Args:
+        file: Source file of the module.
+        module: Its dotted name.
+    """
+    depth = module.count(".") + (os.path.basename(file) == "__init__.py")
+    folder = os.path.dirname(file)
+    for _ in range(depth - 1):
+        folder = os.path.dirname(folder)
+    if depth == 0:
+        return False  # a single file
+    endings = tuple(EXTENSION_SUFFIXES)
+    return any(name.endswith(endings) for _, _, files in os.walk(folder) for name in files)
+
+
 def _look(name: str, folders: list[str]) -> tuple[Resolved, list[str]]:
     """One step of an import: what ``name`` is in these folders, and where its own submodules are."""
     namespace: list[str] = []

@@ -126,6 +126,11 @@ class Env:
         packages: Versions by distribution.
         cuda_devices: Number of GPUs.
         modules: Top-level modules that can be imported besides the standard library.
+        sources: Files on the search path besides `example_module`: path to text. ``models.py`` is the target's own;
+            what is under ``site-packages/`` counts as installed.
+        platform: ``sys.platform``.
+        memory: Bytes of RAM that are free, None if unknown.
+        mps: Whether there is an Apple GPU.
     """
 
     python: str = "3.11.7"
@@ -139,6 +144,10 @@ class Env:
     )
     cuda_devices: int = 0
     modules: tuple[str, ...] = ("torch", "lightning", "pytorch_lightning", "numpy", "omegaconf")
+    sources: Mapping[str, str] = field(default_factory=dict)
+    platform: str = "linux"
+    memory: int | None = None
+    mps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from relight.core.errors import MissingFact
@@ -49,6 +50,8 @@ def facts_of(example: Example, folder: Path) -> Facts:
     (folder / "example_module.py").write_text(EXAMPLE_MODULE, encoding="utf-8")
     environment = None if example.env is None else _environment(example.env, folder)
     target = None if example.model is None else target_of(example.model)
+    if target is not None and example.env is not None and "models.py" in example.env.sources:
+        target = replace(target, file=str(folder / "models.py"))
     question = Question(
         path=str(path),
         target=None if target is None else target.argument,
@@ -60,15 +63,19 @@ def facts_of(example: Example, folder: Path) -> Facts:
 
 
 def _environment(env: Env, folder: Path) -> Environment:
+    for name, text in env.sources.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     return Environment(
         python=env.python,
-        platform="linux",
+        platform=env.platform,
         packages=dict(env.packages),
         complete=True,
         cuda_devices=env.cuda_devices,
-        mps=False,
+        mps=env.mps,
+        memory=env.memory,
         modules=frozenset(env.modules),
-        search_path=(str(folder),),
+        search_path=(str(folder), str(folder / "site-packages")),
         origin="the example",
     )
 
