@@ -151,7 +151,7 @@ class Facts:
     def blocked(self) -> imports.Blocked | None:
         """What ``weights_only=True`` would refuse in the file (fact ``contents``)."""
         self._need_contents()
-        return imports.blocked(self.checkpoint)
+        return imports.blocked(self.checkpoint, self._environment)
 
     @cached_property
     def resolutions(self) -> tuple[imports.Resolution, ...]:

@@ -87,7 +87,7 @@ def weights_only_in_effect(intent: Intent, environment: Environment) -> bool | N
     return None if lightning is None or torch_default is None else True
 
 
-def blocked(checkpoint: Checkpoint) -> Blocked | None:
+def blocked(checkpoint: Checkpoint, environment: Environment | None = None) -> Blocked | None:
     """What ``weights_only=True`` would refuse in this file; None if it accepts all of it."""
     allowed_data = data.load("weights_only")
     allowed = {*allowed_data["globals"], *allowed_data["registered"]["globals"]}
@@ -95,6 +95,9 @@ def blocked(checkpoint: Checkpoint) -> Blocked | None:
         return None
     names = tuple(g for g in checkpoint.globals if g.full_name not in allowed)
     known = set(allowed_data["opcodes"])
+    early = data.load("lightning_behaviour")["torch_load"]["early_reader"]
+    if environment is not None and at_least(environment.torch, early["before"]) is False:
+        known -= set(early["lacks"])
     foreign = [(position, op) for op, position in checkpoint.stream.opcodes.items() if op not in known]
     first_op = min(foreign, default=None)
     first_name = min((g.position for g in names), default=None)

@@ -69,6 +69,8 @@ class File:
         tar: Write the layout of torch before 0.1.10.
         keep: Keep that share of the bytes only, 0 to 1: a download that broke off.
         content: Bytes of something else altogether, instead of all of the above.
+        protocol: Pickle protocol, 2 or 4.
+        root: Any other object as the root, instead of the dict.
     """
 
     tensors: Mapping[str, object] = field(default_factory=lambda: {"net.weight": (2, 3), "net.bias": (2,)})
@@ -82,6 +84,8 @@ class File:
     tar: bool = False
     keep: float = 1.0
     content: bytes | None = None
+    protocol: int = 2
+    root: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
