@@ -9,7 +9,7 @@ from relight.core.checkpoint import Checkpoint
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import devices, imports, keys, unpickling
+from relight.facts import devices, imports, keys, memory, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, attribute, with_arguments
 from relight.facts.keys import KeyDiff
@@ -201,6 +201,12 @@ class Facts:
         """The file's location tags in this call (facts ``contents``, ``environment``)."""
         self._need_contents()
         return devices.place(self.checkpoint, self.environment, self.intent)
+
+    @cached_property
+    def memory(self) -> memory.Memory:
+        """What the call needs of the memory here (facts ``contents``, ``environment``)."""
+        spec = None if self._target is None else self._target.spec
+        return memory.memory(self.checkpoint, spec, self.environment, self.placement)
 
     @cached_property
     def keys(self) -> KeyDiff:

@@ -104,6 +104,7 @@ class Model:
         dropped: Hyper_parameters that Lightning drops.
         passed: Hyper_parameters that reach the constructor.
         strict_loading: As the class sets it.
+        dtypes: Key to element type, for those that are not float32.
         name: Class name.
     """
 
@@ -118,6 +119,7 @@ class Model:
     dropped: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     strict_loading: bool | None = None
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     name: str = "MyModel"
 
 

@@ -113,7 +113,7 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
         params=tuple(
             ParamSpec(
                 key,
-                "float32",
+                model.dtypes.get(key, "float32"),
                 None if shape is None else tuple(shape),
                 "buffer" if key in model.buffers else "parameter",
                 tied_with=tied.get(key, ()),
