@@ -128,6 +128,8 @@ def can_be_asked(example: Example) -> bool:
     return (
         example.env == Env()
         and example.intent.call is not IntentCall.RESUME
+        and example.hparams_file is None
+        and (example.model is None or not example.model.on_instance)
         and (example.model is None or (example.model.failure is None and example.model.rehearsal is None))
     )
 

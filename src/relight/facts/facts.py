@@ -62,6 +62,10 @@ class Facts:
         """Where below the working directory a class or function of that name is defined: ``lib/net.py:12``."""
         return imports.places_of_class(name)
 
+    def text_of(self, path: str) -> str | None:
+        """A text file of the user's, None where it cannot be read."""
+        return imports.text_of(path)
+
     def display(self, file: str) -> str:
         """A path as the user would write it: relative to the working directory where it lies below it."""
         return imports.relative(file)

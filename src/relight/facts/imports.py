@@ -22,6 +22,7 @@ from relight.reader import installed, source_tree
 
 # Names of opcodes that torch reports by number: worth a word in the message.
 _STACK_GLOBAL, _PROTO = 0x93, 0x80
+_LONGEST_TEXT = 1 << 20
 
 
 Places: TypeAlias = Mapping[str, tuple[ObjectPath, Value]]
@@ -295,6 +296,15 @@ def folder_of_module(name: str) -> str | None:
 def places_of_class(name: str) -> list[str]:
     """Where below the working directory a class or function of that name is defined: parsed, not imported."""
     return [str(c) for c in source_tree.SourceTree(".").classes_named(name)]
+
+
+def text_of(path: str) -> str | None:
+    """A text file of the user's, None where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_LONGEST_TEXT)
+    except OSError:
+        return None
 
 
 def relative(file: str) -> str:

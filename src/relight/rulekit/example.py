@@ -105,6 +105,7 @@ class Model:
         passed: Hyper_parameters that reach the constructor.
         strict_loading: As the class sets it.
         dtypes: Key to element type, for those that are not float32.
+        on_instance: Its script calls load_from_checkpoint on an object.
         name: Class name.
     """
 
@@ -120,6 +121,7 @@ class Model:
     passed: tuple[str, ...] = ()
     strict_loading: bool | None = None
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    on_instance: bool = False
     name: str = "MyModel"
 
 
@@ -166,6 +168,7 @@ class Example:
         model: The target, None for none.
         env: The environment, None for an unknown one.
         intent: How it is loaded.
+        hparams_file: Name and text of the file that ``hparams_file=`` names, None for none.
     """
 
     name: str
@@ -173,6 +176,7 @@ class Example:
     model: Model | None = None
     env: Env | None = field(default_factory=Env)
     intent: Intent = field(default_factory=Intent)
+    hparams_file: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,11 +52,17 @@ def facts_of(example: Example, folder: Path) -> Facts:
     target = None if example.model is None else target_of(example.model)
     if target is not None and example.env is not None and "models.py" in example.env.sources:
         target = replace(target, file=str(folder / "models.py"))
+    hparams_file = None
+    if example.hparams_file is not None:
+        name, text = example.hparams_file
+        (folder / name).write_text(text, encoding="utf-8")
+        hparams_file = str(folder / name)
     question = Question(
         path=str(path),
         target=None if target is None else target.argument,
         intent=example.intent,
         init=dict.fromkeys(example.intent.init),
+        hparams_file=hparams_file,
         class_name=None if target is None else target.class_name,
     )
     return Facts(open_checkpoint(path), question, target, environment)
@@ -96,6 +102,9 @@ def target_of(model: Model) -> Target:
         class_kind="lightning",
         passed=model.passed,
         dropped=model.dropped,
+        stopped_at="models.py:20" if model.on_instance else None,
+        stopped_by="load_from_checkpoint" if model.on_instance else None,
+        stopped_on_instance=model.on_instance,
         file="models.py",
     )
 
