@@ -129,7 +129,7 @@ def can_be_asked(example: Example) -> bool:
         example.env == Env()
         and example.intent.call is not IntentCall.RESUME
         and example.hparams_file is None
-        and (example.model is None or not example.model.on_instance)
+        and (example.model is None or (not example.model.on_instance and example.model.kind == "lightning"))
         and (example.model is None or (example.model.failure is None and example.model.rehearsal is None))
     )
 

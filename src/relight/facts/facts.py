@@ -8,13 +8,15 @@ from typing import TypeAlias
 from relight.core.checkpoint import Checkpoint
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
+from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
 from relight.facts import devices, imports, keys, memory, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
-from relight.facts.attribution import Attribution, attribute, with_arguments
+from relight.facts.attribution import Attribution, Explanation, attribute, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
 from relight.facts.question import Question
+from relight.reader.tensors import rebuilds_tensor
 
 FactName: TypeAlias = str
 
@@ -65,6 +67,10 @@ class Facts:
     def text_of(self, path: str) -> str | None:
         """A text file of the user's, None where it cannot be read."""
         return imports.text_of(path)
+
+    def is_tensor(self, value: Value) -> bool:
+        """Whether a value of the file's objects is a tensor."""
+        return rebuilds_tensor(value)
 
     def display(self, file: str) -> str:
         """A path as the user would write it: relative to the working directory where it lies below it."""
@@ -229,9 +235,15 @@ class Facts:
         target = self.resolved_target
         init = target.init or (target.spec.init if target.spec is not None else None)
         self._need_contents()
-        if target.class_kind == "datamodule":
-            return None  # it has hyper_parameters of its own, under another key
-        return None if init is None else sort_arguments(self.lightning, init, self.intent)
+        if init is None:
+            return None
+        return sort_arguments(self.lightning, init, self.intent, data=target.class_kind == "datamodule")
+
+    @property
+    def targets_base_class(self) -> bool:
+        """Whether the target is LightningModule itself (fact ``target``)."""
+        target = self.resolved_target
+        return target.class_name == "LightningModule" and target.file is None
 
     @cached_property
     def other_arguments(self) -> tuple[str, ...]:
@@ -255,6 +267,12 @@ class Facts:
     @cached_property
     def attribution(self) -> Attribution:
         """Why keys differ, each explained once (facts ``contents``, ``spec``)."""
+        if self.targets_base_class and not self.keys.clean:
+            # It has no keys of its own: none of the file's is missing or renamed, they belong to another class.
+            all_of_them = Explanation(
+                kind="base-class", cause="abstract-lightningmodule", unexpected=tuple(self.keys.unexpected)
+            )
+            return Attribution(explanations=(all_of_them,))
         found = attribute(self.keys, self.checkpoint, self.spec)
         if not self.calls_lightning or self.arguments is None:
             return found

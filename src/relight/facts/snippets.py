@@ -172,6 +172,11 @@ def rename_entry(facts: Facts, old: str, new: str) -> str:
     return _edited(facts, f"ckpt[{literal(new)}] = ckpt.pop({literal(old)})")
 
 
+def take_entry(facts: Facts, name: str, instead_of: str) -> str:
+    """Code that puts one top-level entry in the place of another."""
+    return _edited(facts, f"ckpt[{literal(instead_of)}] = ckpt[{literal(name)}]")
+
+
 def namespace_to_dict(facts: Facts) -> str:
     """Code that turns the hyper_parameters from a Namespace into a dict."""
     return _edited(facts, 'ckpt["hyper_parameters"] = vars(ckpt["hyper_parameters"])')

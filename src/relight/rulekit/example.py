@@ -106,6 +106,7 @@ class Model:
         strict_loading: As the class sets it.
         dtypes: Key to element type, for those that are not float32.
         on_instance: Its script calls load_from_checkpoint on an object.
+        kind: ``lightning``, ``datamodule``, or ``base`` for LightningModule itself.
         name: Class name.
     """
 
@@ -122,6 +123,7 @@ class Model:
     strict_loading: bool | None = None
     dtypes: Mapping[str, str] = field(default_factory=dict)
     on_instance: bool = False
+    kind: str = "lightning"
     name: str = "MyModel"
 
 

@@ -77,7 +77,7 @@ class CliClassRefused(Rule):
         ),
         Silent(name="LightningCLI's own", file=File(hparams={"_instantiator": _CLI["_instantiator"]}), env=_OLD),
         Silent(name="no LightningCLI", file=File(hparams={"width": 8}), model=Model(init=("width",))),
-        Silent(name="plain torch.load", file=File(hparams=_OWN), intent=Intent(call=IntentCall.WEIGHTS)),
+        Silent(name="plain torch.load", file=File(hparams=_CLI), intent=Intent(call=IntentCall.WEIGHTS)),
         Silent(
             name="another failure",
             file=File(hparams={"width": 8}),

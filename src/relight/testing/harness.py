@@ -98,14 +98,14 @@ def target_of(model: Model) -> Target:
         failure=model.failure,
         rehearsal=model.rehearsal,
         init=init,
-        class_name=model.name,
-        class_kind="lightning",
+        class_name="LightningModule" if model.kind == "base" else model.name,
+        class_kind="datamodule" if model.kind == "datamodule" else "lightning",
         passed=model.passed,
         dropped=model.dropped,
         stopped_at="models.py:20" if model.on_instance else None,
         stopped_by="load_from_checkpoint" if model.on_instance else None,
         stopped_on_instance=model.on_instance,
-        file="models.py",
+        file=None if model.kind == "base" else "models.py",
     )
 
 
@@ -119,6 +119,7 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
     return ModelSpec(
         class_name=model.name,
         class_path=f"models.py:{model.name}",
+        kind="datamodule" if model.kind == "datamodule" else "lightning",
         params=tuple(
             ParamSpec(
                 key,
