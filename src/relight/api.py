@@ -87,7 +87,7 @@ def tensor_statistics(path: str | os.PathLike[str], key: str) -> tuple[TensorEnt
 def check(
     path: str | os.PathLike[str],
     *,
-    target: str | ModelSpec | type | None = None,
+    target: str | ModelSpec | type | Callable[..., object] | None = None,
     environment: Environment | Mapping[str, str] | str | None = None,
     intent: str = "load",
     strict: bool | None = None,
@@ -103,7 +103,7 @@ def check(
     Args:
         path: The checkpoint.
         target: What it is loaded into: ``package.module:Class``, ``file.py:Class``, ``file.py``, a factory, the path
-            of a saved spec, a `ModelSpec`, or a class; None compares with nothing.
+            of a saved spec, a `ModelSpec`, a class, or a function that makes a model; None compares with nothing.
         environment: Where: an `Environment`, pins such as ``{"torch": "2.1.0"}``, the path of a Python interpreter, or
             None for the one that the target was built in, else this one if it has torch, else unknown.
         intent: ``load`` (load_from_checkpoint), ``resume`` (Trainer.fit) or ``weights`` (torch.load, then
@@ -139,6 +139,9 @@ def check(
     except ValueError:
         raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
     ignored = {rule_named(selector).code: reason for selector, reason in (ignore or {}).items()}
+    _need_file(hparams_file)
+    if isinstance(environment, dict):
+        _need_versions(environment)
     checkpoint = open_checkpoint(path)
     python = environment if isinstance(environment, str) else None
     if checkpoint.readable or not isinstance(target, str):
@@ -307,7 +310,7 @@ def _listed(
 
 
 def spec(
-    target: str | type,
+    target: str | type | Callable[..., object],
     *,
     checkpoint: str | os.PathLike[str] | None = None,
     init: Mapping[str, object] | None = None,
@@ -336,6 +339,7 @@ def spec(
     from relight.core.target import BuildFailure, FailureKind, IntentCall
     from relight.reader import open_checkpoint
 
+    _need_file(hparams_file)
     read = None if checkpoint is None else open_checkpoint(checkpoint)
     built = _target(target, read, IntentCall.LOAD, None, init or {}, hparams_file, python, announce)
     assert built is not None
@@ -351,7 +355,7 @@ def spec(
 
 
 def _target(
-    target: str | ModelSpec | type | None,
+    target: str | ModelSpec | type | Callable[..., object] | None,
     checkpoint: Checkpoint | None,
     call: IntentCall,
     strict: bool | None,
@@ -367,9 +371,12 @@ def _target(
         return None
     if isinstance(target, ModelSpec):
         return _from_spec(target, target.class_path)
-    if isinstance(target, type):
-        target = f"{target.__module__}:{target.__qualname__}"
     from relight.live.capture import build_target
+
+    if not isinstance(target, str):
+        from relight.live.named import argument_of
+
+        target = argument_of(target)
 
     built = build_target(
         target,
@@ -384,7 +391,39 @@ def _target(
     failure = built.failure
     if failure is not None and failure.kind.value in _TARGET_ERRORS:
         raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
+    _need_names(built, init, checkpoint)
     return built
+
+
+def _need_file(hparams_file: str | None) -> None:
+    """Lightning itself only warns, and goes on with no hyper_parameters at all."""
+    from relight.core.errors import UsageError
+
+    if hparams_file is not None and "://" not in hparams_file and not os.path.isfile(hparams_file):
+        raise UsageError(f"--hparams-file {hparams_file}: there is no such file")
+
+
+def _need_names(target: Target, init: Mapping[str, object], checkpoint: Checkpoint | None) -> None:
+    """Lightning drops what the constructor does not take, without a word: a slip of the pen would go unnoticed."""
+    from difflib import get_close_matches
+
+    from relight.core.errors import UsageError
+    from relight.facts.lightning import LightningView
+
+    signature = target.init
+    if signature is None or signature.var_keyword:
+        return
+    whole = None if checkpoint is None else LightningView(checkpoint).hparams_name
+    if whole in signature.names:
+        return  # one argument takes them all, whatever they are called
+    for name in init:
+        if name not in signature.names:
+            close = get_close_matches(name, signature.names, n=1)
+            takes = f"It takes: {', '.join(signature.names)}." if signature.names else "It takes no arguments."
+            raise UsageError(
+                f"--init {name}: {target.class_name or 'the target'} takes no such argument",
+                f"Did you mean {close[0]}?" if close else takes,
+            )
 
 
 def _not_needed(target: str) -> Target:
@@ -442,6 +481,27 @@ def _hint(failure: BuildFailure) -> str | None:
     if failure.candidates:
         return f"It defines: {', '.join(failure.candidates[:8])}."
     return None
+
+
+# Packages whose version decides how a checkpoint is read; a slip in one of these names would make all of it unknown.
+_DECISIVE = ("torch", "lightning", "pytorch-lightning", "numpy", "python", "omegaconf")
+
+
+def _need_versions(pins: Mapping[str, str]) -> None:
+    from packaging.version import InvalidVersion, Version
+
+    from relight.core.errors import UsageError
+
+    for name, version in pins.items():
+        try:
+            Version(version)
+        except InvalidVersion:
+            raise UsageError(f"--env {name}=={version}: {version!r} is no version number") from None
+        for known in _DECISIVE:
+            # Two letters changed places, or one is lacking: no package is called so.
+            lacking = len(name) == len(known) - 1 and any(name == known[:i] + known[i + 1 :] for i in range(len(known)))
+            if name != known and (sorted(name) == sorted(known) or lacking):
+                raise UsageError(f"--env {name}=={version}: there is no such package", f"Did you mean {known}?")
 
 
 def _environment(

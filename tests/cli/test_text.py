@@ -94,6 +94,20 @@ error: the file needs my_custom_module, which is not here     [module-not-found]
 
   You have the source: put it on the path and try again:
     PYTHONPATH=path/to/source relight check injected.ckpt --target injected.spec.json
+
+  Or load only the weights, with empty classes in place of what is not here:
+    import sys, types
+    import torch
+    class StandIn(dict):
+        def __init__(self, *args, **kwargs): pass
+    for module, name in [("my_custom_module", "MyCustomLayer")]:
+        parts = module.split(".")
+        for i in range(len(parts)):
+            sys.modules.setdefault(".".join(parts[: i + 1]), types.ModuleType(parts[i]))
+        setattr(sys.modules[module], name, StandIn)
+    ckpt = torch.load("injected.ckpt", map_location="cpu", weights_only=False)  # unpickles everything in the file: for one that you trust
+    model = Injected()  # with the arguments of the training
+    model.load_state_dict(ckpt["state_dict"])
 """)
 
 
@@ -169,6 +183,20 @@ error: the file needs my_custom_module, which is not here     [module-not-found]
 
   You have the source: put it on the path and try again:
     PYTHONPATH=path/to/source relight check injected.ckpt --target injected.spec.json
+
+  Or load only the weights, with empty classes in place of what is not here:
+    import sys, types
+    import torch
+    class StandIn(dict):
+        def __init__(self, *args, **kwargs): pass
+    for module, name in [("my_custom_module", "MyCustomLayer")]:
+        parts = module.split(".")
+        for i in range(len(parts)):
+            sys.modules.setdefault(".".join(parts[: i + 1]), types.ModuleType(parts[i]))
+        setattr(sys.modules[module], name, StandIn)
+    ckpt = torch.load("injected.ckpt", map_location="cpu", weights_only=False)  # unpickles everything in the file: for one that you trust
+    model = Injected()  # with the arguments of the training
+    model.load_state_dict(ckpt["state_dict"])
 """)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,11 @@ class Data(pl.LightningDataModule):
         super().__init__()
 
 
+class Rooted(pl.LightningDataModule):
+    def __init__(self, root):
+        super().__init__()
+
+
 instance = Net()
 """
 
@@ -52,3 +59,32 @@ def test_a_datamodule_is_not_compared_with_weights(file: Path) -> None:
     assert report.findings == ()
     assert report.verdict is Verdict.UNKNOWN
     assert any("LightningDataModule" in u for u in report.unknown)
+
+
+def test_an_argument_that_a_datamodule_needs(file: Path) -> None:
+    report = relight.check(file.name, target="models.py:Rooted")
+    assert [(f.name, f.cause) for f in report.findings] == [("argument-missing", "datamodule-vs-module")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"import models; models.Rooted.load_from_checkpoint({file.name!r})"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert report.prediction is not None
+    assert f"{report.prediction.exception}: {report.prediction.message}" in done.stderr
+
+
+def test_an_argument_that_a_datamodule_finds(file: Path) -> None:
+    write(File(extra={"datamodule_hyper_parameters": {"root": "x"}}), file)
+    assert relight.check(file.name, target="models.py:Rooted").findings == ()
+
+
+def test_lightning_module_itself(file: Path) -> None:
+    """Whether it takes the hyper_parameters or not, one finding says why it cannot work."""
+    report = relight.check(file.name, target="pytorch_lightning:LightningModule")
+    assert [f.name for f in report.findings][:1] == ["base-class-target"]
+    assert report.verdict is Verdict.FAILS
+    write(File(hparams={"width": 3}), file)
+    report = relight.check(file.name, target="pytorch_lightning:LightningModule")
+    assert [f.name for f in report.findings] == ["base-class-target"]
+    assert report.verdict is Verdict.FAILS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
 
 import pytest
@@ -34,6 +35,8 @@ def real_libraries() -> None:
 def folder(tmp_path, monkeypatch):
     """A folder that is the working directory and on the path, as with ``python load.py``."""
     before = set(sys.modules)
+    for name in ("PosixPath", "WindowsPath"):  # pasted programs put one in the other's place
+        monkeypatch.setattr(pathlib, name, getattr(pathlib, name))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield tmp_path

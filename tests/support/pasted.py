@@ -9,7 +9,7 @@ from typing import Any
 
 from relight.core.finding import Fix
 
-_PROGRAM = re.compile(r"(import (torch|argparse|pathlib)\b|model = |torch\.load\(|\w+\.load_from_checkpoint\()")
+_PROGRAM = re.compile(r"(import [\w., ]+\n|model = |torch\.load\(|\w+\.load_from_checkpoint\()")
 _CALL = re.compile(r"\w+\.load_from_checkpoint\(.*?\)(?=$|\s|\.)")
 
 

@@ -24,6 +24,7 @@ PARAMS = {params!r}
 BUFFERS = {buffers!r}
 CLASSES = {classes!r}
 TIED = {tied!r}
+DTYPES = {dtypes!r}
 
 
 def make(path):
@@ -57,9 +58,10 @@ class {name}(pl.LightningModule):
             if hasattr(owner, leaf) or shape is None:
                 continue
             if key in BUFFERS:
-                owner.register_buffer(leaf, torch.zeros(shape))
+                owner.register_buffer(leaf, torch.zeros(shape, dtype=getattr(torch, DTYPES.get(key, "float32"))))
             else:
-                owner.register_parameter(leaf, nn.Parameter(torch.zeros(shape)))
+                tensor = torch.zeros(shape, dtype=getattr(torch, DTYPES.get(key, "float32")))
+                owner.register_parameter(leaf, nn.Parameter(tensor))
         for first, *others in TIED:
             tensor = self.get_parameter(first)
             for key in others:
@@ -84,6 +86,7 @@ def source_of(model: Model) -> str:
         buffers=set(model.buffers),
         classes=dict(model.modules),
         tied=model.tied,
+        dtypes=dict(model.dtypes),
         arguments=", ".join(arguments),
         strict=strict,
     )
@@ -125,6 +128,8 @@ def can_be_asked(example: Example) -> bool:
     return (
         example.env == Env()
         and example.intent.call is not IntentCall.RESUME
+        and example.hparams_file is None
+        and (example.model is None or (not example.model.on_instance and example.model.kind == "lightning"))
         and (example.model is None or (example.model.failure is None and example.model.rehearsal is None))
     )
 

@@ -6,7 +6,7 @@ import click
 
 from relight import api
 from relight.cli import options
-from relight.cli.app import EXIT_FINDINGS
+from relight.cli.app import EXIT_FAILED, EXIT_FINDINGS
 
 
 @click.command("check", context_settings={"help_option_names": ["-h", "--help"]})
@@ -85,6 +85,8 @@ def command(
         style = options.style_for(color, output)
         rendered = text.render(report, style, verbose=verbose)
         options.emit(rendered.splitlines()[0] + "\n" if quiet else rendered, output)
+    if report.unanswered:
+        return EXIT_FAILED
     return EXIT_FINDINGS if report.failed else 0
 
 

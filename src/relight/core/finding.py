@@ -281,6 +281,11 @@ class Report:
             (f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE) or f.wrong for f in self.findings
         )
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the exit status is 2: a target was given, and nothing could be compared with it."""
+        return not self.failed and self.target is not None and not self.target.get("built")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``relight/check/1``."""
         from relight.core.version import __version__

@@ -382,6 +382,7 @@ class BuildFailure:
         searched: How many Python files were parsed for the suggestions.
         candidates: LightningModules that the file defines (for TARGET_AMBIGUOUS and TARGET_NAME_MISSING).
         traceback: The user's part of the traceback, for ``-v``.
+        network: Whether it wanted the network, which is off while a model is built.
     """
 
     kind: FailureKind
@@ -396,6 +397,7 @@ class BuildFailure:
     searched: int = 0
     candidates: tuple[str, ...] = ()
     traceback: str = ""
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,6 +450,7 @@ class Target:
         approximated: Paths of hyper_parameters for which stand-ins were passed.
         stopped_at: ``load.py:11``, where a script was stopped before it would have loaded or trained.
         stopped_by: The call that it was stopped at: ``load_from_checkpoint``.
+        stopped_on_instance: Whether that was called on an object in place of its class.
         file: File of the class as the user would name it, ``load.py``.
         environment: Where the child ran.
     """
@@ -464,5 +467,6 @@ class Target:
     approximated: tuple[str, ...] = ()
     stopped_at: str | None = None
     stopped_by: str | None = None
+    stopped_on_instance: bool = False
     file: str | None = None
     environment: Environment | None = None

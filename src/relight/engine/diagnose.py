@@ -188,6 +188,8 @@ def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list
             out.extend(facts.unpickling_unknown)
         if checkpoint.readable and facts.placement.unknown is not None:
             out.append(facts.placement.unknown)
+        if checkpoint.readable and facts.has_target and facts.memory.short:
+            out.append("whether there will be memory enough")
     elif facts.has_target:
         out.append("the environment is not known")
     out.extend(f"{name} is ignored, and was found" for name in ignored)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 
-from relight.core.dtypes import BY_NAME
 from relight.core.target import IntentCall
-from relight.facts.describe import some
+from relight.facts import conversions
+from relight.facts.describe import some, tensors
 from relight.facts.facts import Facts
 from relight.facts.versions import at_least, release
 
@@ -79,23 +78,9 @@ def _bytes(count: int) -> str:
 
 
 def _dtypes(facts: Facts) -> Iterator[str]:
-    """Conversions that load_state_dict makes without a word."""
+    """Conversions that load_state_dict makes without a word and without a loss; a rule has the others."""
     if facts.spec.kind == "datamodule":
         return
-    params = {p.key: p for p in facts.spec.params}
-    changes: Counter[tuple[str, str]] = Counter()
-    for tensor in facts.checkpoint.tensors:
-        param = params.get(tensor.key)
-        if param is not None and param.dtype is not None and param.dtype != tensor.dtype:
-            changes[(tensor.dtype, param.dtype)] += 1
-    for (saved, wanted), count in changes.items():
-        lossy = _loses(saved, wanted)
-        yield (
-            f"{count} tensor{'' if count == 1 else 's'}: values are converted from {saved} to {wanted}"
-            + (", which loses digits." if lossy else ".")
-        )
-
-
-def _loses(saved: str, wanted: str) -> bool:
-    a, b = BY_NAME.get(saved), BY_NAME.get(wanted)
-    return a is not None and b is not None and (b.itemsize < a.itemsize or {saved, wanted} == {"float16", "bfloat16"})
+    for found in conversions.conversions(facts.checkpoint, facts.spec):
+        if found.loss is conversions.Loss.NONE:
+            yield f"{tensors(len(found.keys))}: values are converted from {found.saved} to {found.wanted}."

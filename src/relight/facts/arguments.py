@@ -31,14 +31,24 @@ class Arguments:
     renamed: dict[str, InitParam]
 
 
-def sort_arguments(view: LightningView, init: InitSignature, intent: Intent) -> Arguments | None:
-    """Sort them; None where the file asks for an instantiator of LightningCLI, which sorts otherwise."""
-    saved = dict(view.hyper_parameters)
+def sort_arguments(view: LightningView, init: InitSignature, intent: Intent, *, data: bool = False) -> Arguments | None:
+    """Sort them; None where the file asks for an instantiator of LightningCLI, which sorts otherwise.
+
+    Args:
+        view: The file.
+        init: The constructor.
+        intent: The call.
+        data: Whether the class is a LightningDataModule.
+    """
+    saved = dict(view.data_parameters if data else view.hyper_parameters)
     if "_instantiator" in saved:
         return None
     names = set(init.names)
-    if view.hparams_name is not None and view.hparams_name in names:
-        offered: dict[str, Value] = {view.hparams_name: view.get("hyper_parameters")}
+    key = "datamodule_hparams_name" if data else "hparams_name"
+    found = view.get(key)
+    whole = found if isinstance(found, str) else None
+    if whole is not None and whole in names:
+        offered: dict[str, Value] = {whole: view.get("datamodule_hyper_parameters" if data else "hyper_parameters")}
     else:
         offered = dict(saved)
     for name in intent.init:
@@ -48,7 +58,7 @@ def sort_arguments(view: LightningView, init: InitSignature, intent: Intent) -> 
     missing = tuple(p for p in init.params if p.required and p.name not in offered)
     unfilled = [p for p in init.params if p.name not in offered]
     # They were saved as the contents of one argument, which has another name now: none of them is that argument.
-    of_one = view.hparams_name not in (None, "kwargs") and view.hparams_name not in names
+    of_one = whole not in (None, "kwargs") and whole not in names
     renamed = {} if of_one else _renames([n for n, _ in dropped], unfilled)
     return Arguments(passed, dropped, missing, renamed)
 

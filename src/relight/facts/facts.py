@@ -8,14 +8,16 @@ from typing import TypeAlias
 from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
+from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import devices, imports, keys, unpickling
+from relight.facts import devices, imports, keys, memory, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
-from relight.facts.attribution import Attribution, attribute, with_arguments
+from relight.facts.attribution import Attribution, Explanation, attribute, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
 from relight.facts.question import Question
 from relight.facts.versions import at_least
+from relight.reader.tensors import rebuilds_tensor
 
 FactName: TypeAlias = str
 
@@ -58,6 +60,18 @@ class Facts:
     def folder_of_module(self, name: str) -> str | None:
         """A folder below the working directory that holds a module of that name, None if there is none."""
         return imports.folder_of_module(name)
+
+    def places_of_class(self, name: str) -> list[str]:
+        """Where below the working directory a class or function of that name is defined: ``lib/net.py:12``."""
+        return imports.places_of_class(name)
+
+    def text_of(self, path: str) -> str | None:
+        """A text file of the user's, None where it cannot be read."""
+        return imports.text_of(path)
+
+    def is_tensor(self, value: Value) -> bool:
+        """Whether a value of the file's objects is a tensor."""
+        return rebuilds_tensor(value)
 
     def display(self, file: str) -> str:
         """A path as the user would write it: relative to the working directory where it lies below it."""
@@ -148,7 +162,7 @@ class Facts:
     def blocked(self) -> imports.Blocked | None:
         """What ``weights_only=True`` would refuse in the file (fact ``contents``)."""
         self._need_contents()
-        return imports.blocked(self.checkpoint)
+        return imports.blocked(self.checkpoint, self._environment)
 
     @cached_property
     def resolutions(self) -> tuple[imports.Resolution, ...]:
@@ -157,7 +171,8 @@ class Facts:
         main = None
         if self._target is not None and self._target.file is not None:
             main = self._target.file
-        return tuple(imports.resolve(self.checkpoint, self.environment, main))
+        patched = self.calls_lightning and self.weights_only is False
+        return tuple(imports.resolve(self.checkpoint, self.environment, main, patched=patched))
 
     @cached_property
     def refuses_tar(self) -> bool:
@@ -181,6 +196,8 @@ class Facts:
         for resolution in self.resolutions:
             if resolution.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE):
                 return unpickling.import_error(resolution, self.call_name)
+            if unpickling.foreign_path(resolution, self.environment):
+                return unpickling.unsupported_path(resolution, self.environment, self.call_name)
             bad = unpickling.bad_enum(resolution)
             if bad is not None:
                 name = resolution.ref.name
@@ -209,6 +226,12 @@ class Facts:
         return devices.place(self.checkpoint, self.environment, self.intent)
 
     @cached_property
+    def memory(self) -> memory.Memory:
+        """What the call needs of the memory here (facts ``contents``, ``environment``)."""
+        spec = None if self._target is None else self._target.spec
+        return memory.memory(self.checkpoint, spec, self.environment, self.placement)
+
+    @cached_property
     def keys(self) -> KeyDiff:
         """What ``load_state_dict`` finds (facts ``contents``, ``spec``)."""
         spec = self.spec
@@ -225,9 +248,15 @@ class Facts:
         target = self.resolved_target
         init = target.init or (target.spec.init if target.spec is not None else None)
         self._need_contents()
-        if target.class_kind == "datamodule":
-            return None  # it has hyper_parameters of its own, under another key
-        return None if init is None else sort_arguments(self.lightning, init, self.intent)
+        if init is None:
+            return None
+        return sort_arguments(self.lightning, init, self.intent, data=target.class_kind == "datamodule")
+
+    @property
+    def targets_base_class(self) -> bool:
+        """Whether the target is LightningModule itself (fact ``target``)."""
+        target = self.resolved_target
+        return target.class_name == "LightningModule" and target.file is None
 
     @cached_property
     def other_arguments(self) -> tuple[str, ...]:
@@ -251,6 +280,12 @@ class Facts:
     @cached_property
     def attribution(self) -> Attribution:
         """Why keys differ, each explained once (facts ``contents``, ``spec``)."""
+        if self.targets_base_class and not self.keys.clean:
+            # It has no keys of its own: none of the file's is missing or renamed, they belong to another class.
+            all_of_them = Explanation(
+                kind="base-class", cause="abstract-lightningmodule", unexpected=tuple(self.keys.unexpected)
+            )
+            return Attribution(explanations=(all_of_them,))
         found = attribute(self.keys, self.checkpoint, self.spec)
         if not self.calls_lightning or self.arguments is None:
             return found

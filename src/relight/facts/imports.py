@@ -22,6 +22,7 @@ from relight.reader import installed, source_tree
 
 # Names of opcodes that torch reports by number: worth a word in the message.
 _STACK_GLOBAL, _PROTO = 0x93, 0x80
+_LONGEST_TEXT = 1 << 20
 
 
 Places: TypeAlias = Mapping[str, tuple[ObjectPath, Value]]
@@ -87,7 +88,7 @@ def weights_only_in_effect(intent: Intent, environment: Environment) -> bool | N
     return None if lightning is None or torch_default is None else True
 
 
-def blocked(checkpoint: Checkpoint) -> Blocked | None:
+def blocked(checkpoint: Checkpoint, environment: Environment | None = None) -> Blocked | None:
     """What ``weights_only=True`` would refuse in this file; None if it accepts all of it."""
     allowed_data = data.load("weights_only")
     allowed = {*allowed_data["globals"], *allowed_data["registered"]["globals"]}
@@ -95,6 +96,9 @@ def blocked(checkpoint: Checkpoint) -> Blocked | None:
         return None
     names = tuple(g for g in checkpoint.globals if g.full_name not in allowed)
     known = set(allowed_data["opcodes"])
+    early = data.load("lightning_behaviour")["torch_load"]["early_reader"]
+    if environment is not None and at_least(environment.torch, early["before"]) is False:
+        known -= set(early["lacks"])
     foreign = [(position, op) for op, position in checkpoint.stream.opcodes.items() if op not in known]
     first_op = min(foreign, default=None)
     first_name = min((g.position for g in names), default=None)
@@ -120,39 +124,53 @@ def uses(checkpoint: Checkpoint) -> Places:
     return found
 
 
-def resolve(checkpoint: Checkpoint, environment: Environment, main_file: str | None = None) -> Iterator[Resolution]:
+def resolve(
+    checkpoint: Checkpoint, environment: Environment, main_file: str | None = None, *, patched: bool = False
+) -> Iterator[Resolution]:
     """Look every name of the pickle up in the environment.
 
     Args:
         checkpoint: The file.
         environment: Where it is loaded.
         main_file: What runs as ``__main__`` there, None if unknown.
+        patched: Whether Lightning unpickles, with what it puts back for files of its older versions.
     """
     places = uses(checkpoint)
     for ref in checkpoint.globals:
         path, value = places.get(ref.full_name, (None, None))
-        found, module, file = _look_up(ref, environment, main_file)
+        found, module, file = _look_up(ref, environment, main_file, patched=patched)
         yield Resolution(ref, found, module, file, path, value)
 
 
-def _look_up(ref: Global, environment: Environment, main_file: str | None) -> tuple[Found, str | None, str | None]:
-    if ref.full_name in data.load("importable")["legacy_patch"]["names"]:
-        return Found.YES, None, None
+_Answer: TypeAlias = "tuple[Found, str | None, str | None]"
+
+
+def _look_up(ref: Global, environment: Environment, main_file: str | None, *, patched: bool) -> _Answer:
     if ref.module == "__main__":
         if main_file is None:
             return Found.UNKNOWN, None, None
         return _in_file(ref, main_file)
-    versioned = _moved(ref, environment)
+    versioned = _by_name(ref, environment, patched=patched) or _by_module(ref, environment)
     if versioned is not None:
         return versioned
-    top = ref.module.partition(".")[0]
+    module = _redirected(ref.module, environment) if patched else ref.module
+    top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return Found.YES if environment.python is not None else Found.UNKNOWN, None, None
-    where = installed.resolve_module(ref.module, environment)
+    where = installed.resolve_module(module, environment)
     if where.status is installed.ModuleStatus.ABSENT and top not in (environment.modules or ()):
         return Found.NO_MODULE, where.missing, None
-    if where.status is installed.ModuleStatus.SOURCE and where.path is not None and is_project(where.path):
-        return _in_file(ref, where.path)
+    if where.status is installed.ModuleStatus.ABSENT and environment.search_path and "." in (where.missing or ""):
+        # The package is there, and has no such part; unless it makes modules by hand.
+        by_hand = _makes_modules(str(where.missing), environment)
+        return (Found.UNKNOWN, None, None) if by_hand else (Found.NO_MODULE, where.missing, None)
+    if where.status is installed.ModuleStatus.SOURCE and where.path is not None:
+        found = _in_file(ref, where.path)
+        if is_project(where.path) or found[0] is Found.YES:
+            return found
+        if found[0] is Found.NO_ATTRIBUTE:
+            # Compiled parts of a package may put names into its modules; one without any cannot.
+            return (Found.UNKNOWN, None, where.path) if installed.is_compiled(where.path, module) else found
     if where.status not in (installed.ModuleStatus.UNKNOWN, installed.ModuleStatus.ABSENT):
         return Found.YES, None, where.path
     if environment.modules is not None and top in environment.modules:
@@ -163,22 +181,95 @@ def _look_up(ref: Global, environment: Environment, main_file: str | None) -> tu
     return Found.UNKNOWN, None, None
 
 
-def _moved(ref: Global, environment: Environment) -> tuple[Found, str | None, str | None] | None:
-    """Modules that exist in some versions only."""
+def _by_name(ref: Global, environment: Environment, *, patched: bool) -> _Answer | None:
+    """Names that only some versions of their package have, or that Lightning puts back while it unpickles."""
+    entry = moved_name(ref)
+    if entry is None:
+        return None
+    version = _version(entry["package"], environment)
+    if version is None:
+        return None
+    if patched and "patched_since" in entry and at_least(version, entry["patched_since"]):
+        return Found.YES, None, None
+    return (Found.NO_ATTRIBUTE, None, None) if _is_there(version, entry) is False else None
+
+
+def distribution(module: str) -> str | None:
+    """The package to install for a module, None where the name alone does not tell."""
+    top = module.partition(".")[0]
+    return next((str(e["distribution"]) for e in data.load("importable")["distributions"] if e["module"] == top), None)
+
+
+def moved_name(ref: Global) -> dict[str, str] | None:
+    """What is known of a name that came or went with a version of its package."""
+    return next((dict(e) for e in data.load("importable")["names"] if e["name"] == ref.full_name), None)
+
+
+def moved_module(module: str) -> dict[str, str] | None:
+    """What is known of a module that came or went with a version of its package."""
     for entry in data.load("importable")["moved"]:
-        module = entry["module"]
-        if ref.module != module and not ref.module.startswith(module + "."):
-            continue
-        if "patched_by" in entry:
-            return Found.YES, None, None
-        if entry.get("only"):
-            there = None if environment.python is None else environment.python.startswith(entry["python"] + ".")
-        else:
-            there = at_least(environment.version(entry["package"]), entry["since"])
-        if there is None:
-            return Found.UNKNOWN, None, None
-        return (Found.YES, None, None) if there else (Found.NO_MODULE, module, None)
+        if module == entry["module"] or module.startswith(entry["module"] + "."):
+            return dict(entry)
     return None
+
+
+def _by_module(ref: Global, environment: Environment) -> _Answer | None:
+    """Modules that exist in some versions only."""
+    entry = moved_module(ref.module)
+    if entry is None:
+        return None
+    if entry.get("only"):
+        there = None if environment.python is None else environment.python.startswith(entry["python"] + ".")
+    else:
+        version = _version(entry["package"], environment)
+        if version is None and environment.complete:
+            return None  # the package is not there: looking for it says so
+        there = _is_there(version, entry)
+    if there is None:
+        return Found.UNKNOWN, None, None
+    return (Found.YES, None, None) if there else (Found.NO_MODULE, entry["module"], None)
+
+
+def _version(package: str, environment: Environment) -> str | None:
+    """Version of a package; Lightning has two names, and its modules under either are of one version."""
+    return environment.lightning if package == "pytorch-lightning" else environment.version(package)
+
+
+def _is_there(version: str | None, entry: Mapping[str, str]) -> bool | None:
+    """Whether a version of the package has what came with ``since`` and went with ``until``."""
+    answers = []
+    if "since" in entry:
+        answers.append(at_least(version, entry["since"]))
+    if "until" in entry:
+        newer = at_least(version, entry["until"])
+        answers.append(None if newer is None else not newer)
+    return False if False in answers else None if None in answers else True
+
+
+def _makes_modules(missing: str, environment: Environment) -> bool:
+    """Whether a package above a module that is no file puts modules into ``sys.modules`` itself."""
+    parts = missing.split(".")
+    for depth in range(1, len(parts)):
+        path = installed.resolve_module(".".join(parts[:depth]), environment).path
+        try:
+            with open(path or "", "rb") as file:
+                if b"sys.modules" in file.read():
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+def _redirected(module: str, environment: Environment) -> str:
+    """The module that Lightning's own unpickler looks in: the unified package stands for ``pytorch_lightning``."""
+    rule = data.load("importable")["redirect"]
+    old = rule["module"]
+    if module != old and not module.startswith(old + "."):
+        return module
+    standalone = installed.resolve_module(old, environment).status is not installed.ModuleStatus.ABSENT
+    if standalone or not at_least(environment.version(rule["package"]), rule["since"]):
+        return module
+    return str(rule["to"]) + module[len(old) :]
 
 
 def is_project(file: str) -> bool:
@@ -200,6 +291,20 @@ def folder_of_module(name: str) -> str | None:
         folder = os.path.dirname(file.removesuffix("/__init__.py"))
         return relative(folder or ".")
     return None
+
+
+def places_of_class(name: str) -> list[str]:
+    """Where below the working directory a class or function of that name is defined: parsed, not imported."""
+    return [str(c) for c in source_tree.SourceTree(".").classes_named(name)]
+
+
+def text_of(path: str) -> str | None:
+    """A text file of the user's, None where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(_LONGEST_TEXT)
+    except OSError:
+        return None
 
 
 def relative(file: str) -> str:

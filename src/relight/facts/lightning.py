@@ -89,6 +89,11 @@ class LightningView:
         return value if isinstance(value, str) else None
 
     @cached_property
+    def data_parameters(self) -> tuple[tuple[str, Value], ...]:
+        """What Lightning would pass to a LightningDataModule: it has a key of its own, and no past ones."""
+        return tuple(hparam_items(self.get("datamodule_hyper_parameters")))
+
+    @cached_property
     def optimizer_entries(self) -> tuple[tuple[str, int], ...]:
         """Per optimizer: its state's number of parameters, and a guess of its family by the state's keys."""
         states = self.get("optimizer_states")

@@ -47,7 +47,10 @@ class Question:
         An argument that is changed to `LEFT_OUT` is not passed.
         """
         if self.intent.call is IntentCall.WEIGHTS:
-            return self.torch_load(path, **{k: v for k, v in changes.items() if k in ("weights_only", "map_location")})
+            mine = {"map_location": self.intent.map_location, "weights_only": self.intent.weights_only}
+            passed: dict[str, object] = {k: v for k, v in mine.items() if v is not None}
+            passed.update({k: v for k, v in changes.items() if k in mine})
+            return self.torch_load(path, **{k: v for k, v in passed.items() if v is not LEFT_OUT})
         arguments: dict[str, object] = {}
         if self.intent.map_location is not None:
             arguments["map_location"] = self.intent.map_location

@@ -200,6 +200,29 @@ def split(facts: Facts, groups: Mapping[str, Sequence[str]]) -> str:
     )
 
 
+def stand_ins(facts: Facts, names: Sequence[tuple[str, str]], parents: Sequence[str] = ()) -> str:
+    """Code that loads the weights with empty classes in place of (module, name) that are not there."""
+    path = facts.checkpoint.state_dict_path
+    inside = "".join(f"[{literal(str(step))}]" for step in path or ())
+    listed = ", ".join(f"({literal(m)}, {literal(n)})" for m, n in names)
+    return "\n".join(
+        [
+            f"import {', '.join([*parents, 'sys', 'types'])}",
+            "import torch",
+            "class StandIn(dict):",
+            "    def __init__(self, *args, **kwargs): pass",
+            f"for module, name in [{listed}]:",
+            '    parts = module.split(".")',
+            "    for i in range(len(parts)):",
+            '        sys.modules.setdefault(".".join(parts[: i + 1]), types.ModuleType(parts[i]))',
+            "    setattr(sys.modules[module], name, StandIn)",
+            f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only=False){_TRUST}',
+            f"model = {facts.question.class_name or 'MyModel'}()  # with the arguments of the training",
+            f"model.load_state_dict(ckpt{inside})",
+        ]
+    )
+
+
 def set_entry(facts: Facts, key: str, value: object) -> str:
     """Code that sets one top-level entry."""
     return set_entries(facts, {key: value})
@@ -218,6 +241,11 @@ def drop_hparam(facts: Facts, key: str, name: str) -> str:
 def rename_entry(facts: Facts, old: str, new: str) -> str:
     """Code that moves one top-level entry to another key."""
     return _edited(facts, f"ckpt[{literal(new)}] = ckpt.pop({literal(old)})")
+
+
+def take_entry(facts: Facts, name: str, instead_of: str) -> str:
+    """Code that puts one top-level entry in the place of another."""
+    return _edited(facts, f"ckpt[{literal(instead_of)}] = ckpt[{literal(name)}]")
 
 
 def namespace_to_dict(facts: Facts) -> str:

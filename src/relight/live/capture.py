@@ -423,6 +423,7 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
         approximated=tuple(answer.get("approximated", ())),
         stopped_at=answer.get("stopped_at"),
         stopped_by=answer.get("stopped_by"),
+        stopped_on_instance=answer.get("stopped_on_instance", False),
         file=answer.get("file"),
         environment=environment,
     )
@@ -500,6 +501,7 @@ def _failure(request: TargetRequest, data: dict[str, Any], environment: Environm
         suggestions=tuple(data.get("suggestions", ())),
         candidates=tuple(data.get("candidates", ())),
         traceback=data.get("traceback", ""),
+        network=data.get("network", False),
     )
     if failure.name is None or failure.suggestions:
         return failure

@@ -111,6 +111,7 @@ class Watch(object):
         self.stopped_at = None
         self.stopped_by = None
         self.stopped_class = None
+        self.stopped_on_instance = False
         self.network = False
         self.stand_in_used = None
 
@@ -140,11 +141,19 @@ def _stopper(call):
     return stopped
 
 
-def _class_stopper(call):
-    def stopped(cls, *args, **kwargs):
-        stop(call, cls)
+class ClassStopper(object):
+    """Stands for a classmethod, and knows whether it was called on an object: what it gives back is lost then."""
 
-    return classmethod(stopped)
+    def __init__(self, call):
+        self.call = call
+
+    def __get__(self, instance, owner):
+        def stopped(*args, **kwargs):
+            if WATCH.stopped_by is None:
+                WATCH.stopped_on_instance = instance is not None
+            stop(self.call, owner)
+
+        return stopped
 
 
 def _patch(owner, names, prefix):
@@ -162,7 +171,7 @@ def patch_lightning(package):
     for name in ("LightningModule", "LightningDataModule"):
         owner = getattr(package, name, None)
         if hasattr(owner, "load_from_checkpoint"):
-            owner.load_from_checkpoint = _class_stopper("load_from_checkpoint")
+            owner.load_from_checkpoint = ClassStopper("load_from_checkpoint")
     _patch(getattr(package, "Trainer", None), ("fit", "validate", "test", "predict"), "Trainer.")
 
 
@@ -838,7 +847,7 @@ def failed(exc, stage, names, kind=None):
             kind = "import-error" if stage == "import" else "init-error"
             name = getattr(exc, "name", None) if isinstance(exc, ImportError) else None
     if WATCH.network:
-        return unknown(stage, "it needs the network, which relight does not use", names, exc)
+        return dict(unknown(stage, "it needs the network, which relight does not use", names, exc), network=True)
     if isinstance(exc, MemoryError) or "DefaultCPUAllocator" in message_of(exc):
         return unknown(stage, "there is not enough memory to build it", names, exc)
     return failure(
@@ -1650,6 +1659,7 @@ class Job(object):
         if WATCH.stopped_by is not None and WATCH.stopped_at is not None:
             answer["stopped_at"] = "{}:{}".format(self.names.show(WATCH.stopped_at[0]), WATCH.stopped_at[1])
             answer["stopped_by"] = WATCH.stopped_by
+            answer["stopped_on_instance"] = WATCH.stopped_on_instance
 
     def about_object(self, problem):
         found, answer = self.object, self.answer

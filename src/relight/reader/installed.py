@@ -39,7 +39,8 @@ def normalised(name: str) -> str:
 
 def current_environment() -> Environment:
     """The Environment of the interpreter that runs relight, with the working directory last on its path."""
-    path = [p for p in sys.path if p]
+    # What loads the file is a script of the user's: it finds what lies beside it, which the console script does not.
+    path = [*(p for p in sys.path if p), os.getcwd()]
     return environment_from(path, python=".".join(str(n) for n in sys.version_info[:3]), platform=sys.platform)
 
 
@@ -62,7 +63,7 @@ def environment_of(python: str | None) -> Environment:
         path, version, platform = list(answer["path"]), str(answer["python"]), str(answer["platform"])
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError) as exc:
         raise UsageError(f"{python} does not run as a Python interpreter: {exc}") from exc
-    return environment_from([p for p in path if p], python=version, platform=platform, origin=python)
+    return environment_from([*(p for p in path if p), os.getcwd()], python=version, platform=platform, origin=python)
 
 
 def executable(python: str) -> str:
@@ -308,6 +309,23 @@ def resolve_module(name: str, environment: Environment) -> Resolved:
         path = found.path if found.status is ModuleStatus.SOURCE else None
         return Resolved(ModuleStatus.STDLIB, path)
     return found
+
+
+def is_compiled(file: str, module: str) -> bool:
+    """Whether the package that a module belongs to has compiled parts, which may put names into any of its modules.
+
+    Args:
+        file: Source file of the module.
+        module: Its dotted name.
+    """
+    depth = module.count(".") + (os.path.basename(file) == "__init__.py")
+    folder = os.path.dirname(file)
+    for _ in range(depth - 1):
+        folder = os.path.dirname(folder)
+    if depth == 0:
+        return False  # a single file
+    endings = tuple(EXTENSION_SUFFIXES)
+    return any(name.endswith(endings) for _, _, files in os.walk(folder) for name in files)
 
 
 def _look(name: str, folders: list[str]) -> tuple[Resolved, list[str]]:

@@ -73,6 +73,8 @@ class File:
         before: Bytes that stand in front of the file.
         keep: Keep that share of the bytes only, 0 to 1: a download that broke off.
         content: Bytes of something else altogether, instead of all of the above.
+        protocol: Pickle protocol, 2 or 4.
+        root: Any other object as the root, instead of the dict.
     """
 
     tensors: Mapping[str, object] = field(default_factory=lambda: {"net.weight": (2, 3), "net.bias": (2,)})
@@ -90,6 +92,8 @@ class File:
     before: bytes = b""
     keep: float = 1.0
     content: bytes | None = None
+    protocol: int = 2
+    root: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +112,9 @@ class Model:
         dropped: Hyper_parameters that Lightning drops.
         passed: Hyper_parameters that reach the constructor.
         strict_loading: As the class sets it.
+        dtypes: Key to element type, for those that are not float32.
+        on_instance: Its script calls load_from_checkpoint on an object.
+        kind: ``lightning``, ``datamodule``, or ``base`` for LightningModule itself.
         name: Class name.
     """
 
@@ -122,6 +129,9 @@ class Model:
     dropped: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     strict_loading: bool | None = None
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    on_instance: bool = False
+    kind: str = "lightning"
     name: str = "MyModel"
 
 
@@ -134,6 +144,11 @@ class Env:
         packages: Versions by distribution.
         cuda_devices: Number of GPUs.
         modules: Top-level modules that can be imported besides the standard library.
+        sources: Files on the search path besides `example_module`: path to text. ``models.py`` is the target's own;
+            what is under ``site-packages/`` counts as installed.
+        platform: ``sys.platform``.
+        memory: Bytes of RAM that are free, None if unknown.
+        mps: Whether there is an Apple GPU.
     """
 
     python: str = "3.11.7"
@@ -147,6 +162,10 @@ class Env:
     )
     cuda_devices: int = 0
     modules: tuple[str, ...] = ("torch", "lightning", "pytorch_lightning", "numpy", "omegaconf")
+    sources: Mapping[str, str] = field(default_factory=dict)
+    platform: str = "linux"
+    memory: int | None = None
+    mps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +178,7 @@ class Example:
         model: The target, None for none.
         env: The environment, None for an unknown one.
         intent: How it is loaded.
+        hparams_file: Name and text of the file that ``hparams_file=`` names, None for none.
     """
 
     name: str
@@ -166,6 +186,7 @@ class Example:
     model: Model | None = None
     env: Env | None = field(default_factory=Env)
     intent: Intent = field(default_factory=Intent)
+    hparams_file: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,20 @@ from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.objects import Global
 from relight.core.safety import Safety
 from relight.core.target import Intent, IntentCall
-from relight.facts import data, imports, safety, unpickling
+from relight.facts import data, describe, imports, safety, unpickling
 from relight.facts.facts import Facts
-from relight.rulekit import Env, File, Fires, Obj, Phase, Rule, Silent
+from relight.rulekit import Env, File, Fires, Obj, Phase, Ref, Rule, Silent
 
+_MOST_NAMES = 16
 _OLD = Env(packages={"torch": "2.5.1", "lightning": "2.5.6", "pytorch-lightning": "2.5.6"})
 _LONG4 = 0x8B
+
+
+def _np_scalar(module: str) -> Obj:
+    return Obj(
+        f"{module}.scalar",
+        args=(Obj("numpy.dtype", args=("f8", False, True)), Obj("_codecs.encode", args=("\0" * 8, "latin1"))),
+    )
 
 
 class NotPlainData(Rule):
@@ -76,6 +84,91 @@ class NotPlainData(Rule):
         Fires(name="a tar archive of the oldest torch", file=File(tar=True), cause="legacy-tar-format"),
         Silent(name="a tar archive, switched off", file=File(tar=True), intent=Intent(weights_only=False)),
         Silent(name="a tar archive in an older torch", file=File(tar=True), env=_OLD),
+        Fires(
+            name="a number of numpy",
+            file=File(hparams={"lr": _np_scalar("numpy._core.multiarray")}),
+            cause="wo-numpy",
+        ),
+        Fires(
+            name="a number of an older numpy",
+            file=File(hparams={"lr": _np_scalar("numpy.core.multiarray")}),
+            cause="wo-numpy",
+        ),
+        Fires(
+            name="an optimizer that is still to be made",
+            file=File(hparams={"optimizer": Obj("functools.partial", args=(Ref("torch.optim.adam.Adam"),))}),
+            cause="wo-partial",
+            oracle=False,  # a partial wants its state in the file, which recipes do not write
+        ),
+        Fires(
+            name="a loss", file=File(hparams={"loss": Obj("torch.nn.modules.loss.MSELoss", {})}), cause="wo-nn-module"
+        ),
+        Fires(
+            name="a configuration of OmegaConf",
+            file=File(extra={"kind": Ref("omegaconf.dictconfig.DictConfig")}),
+            cause="wo-omegaconf",
+        ),
+        Fires(
+            name="a dict of Lightning",
+            file=File(hparams={"cfg": Obj("pytorch_lightning.utilities.parsing.AttributeDict", {})}),
+            cause="wo-lightning-classes",
+        ),
+        Fires(
+            name="a dict with a default",
+            file=File(extra={"seen": Obj("collections.defaultdict", args=(Ref("builtins.list"),))}),
+            cause="wo-collections",
+        ),
+        Fires(
+            name="a member of the user's enum",
+            file=File(hparams={"mode": Obj("example_module.Mode", args=("train",))}),
+            cause="wo-enum-dataclass",
+        ),
+        Fires(
+            name="a class of the script that saved",
+            file=File(hparams={"cfg": Obj("__main__.Config", {"width": 8})}),
+            env=Env(modules=("torch", "lightning", "pytorch_lightning")),
+            cause="wo-enum-dataclass",
+        ),
+        Fires(
+            name="a date",
+            file=File(hparams={"day": Obj("datetime.date", args=(2024, 1, 1))}),
+            cause="wo-getattr-method",
+        ),
+        Fires(
+            name="a distribution of torch",
+            file=File(hparams={"prior": Obj("torch.distributions.normal.Normal", {})}),
+            cause="wo-tensor-subclass",
+        ),
+        Fires(name="a function of the system", file=File(extra={"x": Ref("os.getcwd")}), cause="wo-blocked-module"),
+        Fires(
+            name="a float, and torch 1.13",
+            file=File(hparams={"lr": 0.1}),
+            env=Env(packages={"torch": "1.13.1", "pytorch-lightning": "1.9.5"}),
+            intent=Intent(call=IntentCall.WEIGHTS, weights_only=True),
+            cause="wo-early-reader-opcode",
+        ),
+        Fires(
+            name="a pickle of another protocol",
+            file=File(protocol=4),
+            cause="wrong-pickle-protocol",
+        ),
+        Silent(
+            name="a pickle of another protocol, read without the safe unpickler",
+            file=File(protocol=4),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="a float, and torch 2.0",
+            file=File(hparams={"lr": 0.1}),
+            env=Env(packages={"torch": "2.0.1", "pytorch-lightning": "2.0.9"}),
+            intent=Intent(call=IntentCall.WEIGHTS, weights_only=True),
+        ),
+        Silent(
+            name="containers that torch knows",
+            file=File(
+                extra={"seen": Obj("collections.Counter", args=({"a": 1},)), "order": Ref("collections.OrderedDict")}
+            ),
+        ),
         Silent(name="plain values", file=File(hparams={"width": 8, "layers": [1, 2], "name": "x", "scale": 0.5})),
         Silent(
             name="switched off by argument",
@@ -121,8 +214,8 @@ class NotPlainData(Rule):
             _message(len(evidence), blocked),
             cause=_cause(names, blocked),
             evidence=evidence[:6],
-            context=_context(facts, evidence),
-            fixes=_fixes(facts, names),
+            context=[*_context(facts, evidence), *_of_the_script(names)],
+            fixes=[] if absent else _fixes(facts, names),
             subjects=[n.full_name for n in names],
             explains=[n.full_name for n in names],
             predicts=facts.unpickling,
@@ -181,6 +274,17 @@ def _context(facts: Facts, evidence: list[Evidence]) -> list[str]:
     return [f"{since} {only}{weights[0].upper()}{weights[1:]}"]
 
 
+def _of_the_script(names: list[Global]) -> list[str]:
+    """Whoever unpickles names of ``__main__`` has to have them there."""
+    own = [n.name for n in names if n.module == "__main__"]
+    if not own:
+        return []
+    return [
+        f"{describe.some(own)} {'was' if len(own) == 1 else 'were'} defined in the script that saved the file: "
+        "both ways work only in a script that defines or imports the name itself."
+    ]
+
+
 def _fixes(facts: Facts, names: list[Global]) -> list[Fix]:
     if safety.safety(facts.checkpoint) is Safety.DANGEROUS:
         return []
@@ -193,15 +297,13 @@ def _fixes(facts: Facts, names: list[Global]) -> list[Fix]:
             note="That unpickles everything in the file, which can run code.",
         )
     ]
-    cannot = set(data.load("blocked_causes")["allow_list_cannot"]["names"])
-    companions = set(data.load("blocked_causes")["numpy_companions"]["names"])
-    full = [n.full_name for n in names]
-    if names and not cannot & set(full) and not companions & set(full) and len(full) <= 12:
-        modules = sorted({n.module for n in names if n.module != "builtins"})
-        listed = ", ".join(n.full_name.removeprefix("builtins.") for n in names)
+    entries = unpickling.allow_list(facts.checkpoint, names, facts.environment) if names else None
+    if entries is not None and len(entries) <= _MOST_NAMES:
+        modules = sorted({e.module for e in entries if e.module is not None})
+        listed = ", ".join(e.expression for e in entries)
         fixes.append(
             Fix(
-                title=f"Or allow exactly {'this name' if len(full) == 1 else f'these {len(full)} names'}, and nothing else:",
+                title=f"Or allow exactly {'this name' if len(entries) == 1 else f'these {len(entries)} names'}, and nothing else:",
                 kind=FixKind.CODE,
                 applicability=Applicability.SAFE,
                 code=f"import {', '.join([*modules, 'torch'])}\n"

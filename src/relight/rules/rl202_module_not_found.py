@@ -6,12 +6,15 @@ import shlex
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Stage
-from relight.core.target import BuildFailure, FailureKind, Intent
-from relight.facts import data, describe, unpickling
+from relight.core.target import BuildFailure, FailureKind, Intent, IntentCall
+from relight.facts import describe, imports, unpickling
+from relight.facts.absent import weights_without
 from relight.facts.facts import Facts
 from relight.facts.imports import Found, Resolution
-from relight.rulekit import Env, File, Fires, Model, Obj, Phase, Rule, Silent
+from relight.facts.question import literal
+from relight.rulekit import Env, File, Fires, Model, Obj, Phase, Ref, Rule, Silent
 
+_NO_LIGHTNING = Env(packages={"torch": "2.13.0"}, modules=("torch",))
 _LAYER = {"layer": Obj("my_custom_module.MyCustomLayer", {"dim": 10})}
 
 
@@ -46,6 +49,9 @@ class ModuleNotFound(Rule):
         "missing-pytorch-lightning",
         "numpy-core-renamed",
         "pathlib-local-313",
+        "argparse-utils-module",
+        "pandas-numeric-index",
+        "libclass-old-sklearn-etc",
     )
     phase = Phase.CONTENTS
     needs = frozenset({"environment"})
@@ -80,9 +86,72 @@ class ModuleNotFound(Rule):
             intent=Intent(weights_only=False),
         ),
         Silent(name="nothing known of the environment", file=File(hparams=_LAYER), env=None),
+        Fires(
+            name="a class of Lightning, and no Lightning here",
+            file=File(hparams={"a": Obj("pytorch_lightning.utilities.parsing.AttributeDict", {})}),
+            env=_NO_LIGHTNING,
+            cause="missing-pytorch-lightning",
+            intent=Intent(call=IntentCall.WEIGHTS, weights_only=False),
+        ),
+        Fires(
+            name="what Lightning puts back, loaded by plain torch",
+            file=File(extra={"x": Ref("pytorch_lightning.utilities.argparse_utils._gpus_arg_default")}),
+            cause="argparse-utils-module",
+            intent=Intent(call=IntentCall.WEIGHTS, weights_only=False),
+        ),
+        Fires(
+            name="a number of numpy 2, and numpy 1 here",
+            file=File(extra={"best": Ref("numpy._core.multiarray.scalar")}),
+            env=Env(packages={**Env().packages, "numpy": "1.24.4"}),
+            cause="numpy-core-renamed",
+            intent=Intent(weights_only=False),
+        ),
+        Fires(
+            name="a path of Python 3.13",
+            file=File(hparams={"root": Obj("pathlib._local.PosixPath", args=("data",))}),
+            cause="pathlib-local-313",
+            intent=Intent(weights_only=False),
+        ),
+        Fires(
+            name="an index of pandas 1, and pandas 2 here",
+            file=File(hparams={"index": Obj("pandas.core.indexes.numeric.Int64Index", {})}),
+            env=Env(packages={**Env().packages, "pandas": "2.2.3"}, modules=(*Env().modules, "pandas")),
+            cause="pandas-numeric-index",
+            intent=Intent(weights_only=False),
+        ),
+        Fires(
+            name="an encoder of an older scikit-learn",
+            file=File(hparams={"encoder": Obj("sklearn.preprocessing.label.LabelEncoder", {})}),
+            env=Env(packages={**Env().packages, "scikit-learn": "1.5.0"}, modules=(*Env().modules, "sklearn")),
+            cause="libclass-old-sklearn-etc",
+            intent=Intent(weights_only=False),
+        ),
         Silent(
             name="names that Lightning itself still provides",
             file=File(extra={"x": Obj("pytorch_lightning.utilities.argparse_utils._gpus_arg_default", args=(1,))}),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="a number of numpy 2, and numpy 1.26 here",
+            file=File(extra={"best": Ref("numpy._core.multiarray.scalar")}),
+            env=Env(packages={**Env().packages, "numpy": "1.26.4"}),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="a path of every other Python",
+            file=File(hparams={"root": Obj("pathlib.PosixPath", args=("data",))}),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="an index of pandas 1, and pandas 1 here",
+            file=File(hparams={"index": Obj("pandas.core.indexes.numeric.Int64Index", {})}),
+            env=Env(packages={**Env().packages, "pandas": "1.5.3"}, modules=(*Env().modules, "pandas")),
+            intent=Intent(weights_only=False),
+        ),
+        Silent(
+            name="standalone names, and the unified package here",
+            file=File(extra={"callbacks": Ref("pytorch_lightning.callbacks.early_stopping.EarlyStopping")}),
+            env=Env(packages={"torch": "2.13.0", "lightning": "2.6.6"}, modules=("torch", "lightning")),
             intent=Intent(weights_only=False),
         ),
     )
@@ -107,7 +176,7 @@ class ModuleNotFound(Rule):
         where = None if failure.file is None else f"{failure.file}:{failure.line}"
         found = [s for s in failure.suggestions if s]
         context = ["The checkpoint is innocent: this import fails before it is opened."]
-        fixes = [_install(name)] if _distribution(name) else []
+        fixes = [_install(name)] if imports.distribution(name) else []
         if found:
             folder = found[0].rpartition("/")[0] or "."
             fixes.insert(
@@ -149,32 +218,26 @@ class ModuleNotFound(Rule):
             )
         return self.finding(
             f"the file needs {module}, which is not here",
-            cause=_cause(top, first.ref.module),
+            cause=_cause(top, first.ref.module, part="." in module),
             confidence=Confidence.CERTAIN,
             evidence=[Evidence(e.what, e.text.replace("is names", "names")) for e in evidence][:5],
             context=context,
-            fixes=_fixes(facts, top, module),
+            fixes=[*_fixes(facts, top, first), *weights_without(facts, group)],
             subjects=[r.ref.full_name for r in group],
             explains=[r.ref.full_name for r in group],
             predicts=facts.unpickling,
         )
 
 
-def _distribution(module: str) -> str | None:
-    top = module.partition(".")[0]
-    for entry in data.load("importable")["distributions"]:
-        if entry["module"] == top:
-            return str(entry["distribution"])
-    return None
-
-
-def _cause(top: str, module: str) -> str:
-    for entry in data.load("importable")["moved"]:
-        if (module == entry["module"] or module.startswith(entry["module"] + ".")) and "cause" in entry:
-            return str(entry["cause"])
+def _cause(top: str, module: str, *, part: bool = False) -> str:
+    entry = imports.moved_module(module)
+    if entry is not None and "cause" in entry:
+        return entry["cause"]
     if top in ("pytorch_lightning", "lightning", "lightning_fabric", "lightning_lite"):
         return "missing-pytorch-lightning"
-    return "missing-module-thirdparty" if _distribution(top) else "missing-module-project"
+    if imports.distribution(top) is None:
+        return "missing-module-project"
+    return "libclass-old-sklearn-etc" if part else "missing-module-thirdparty"
 
 
 def _install(module: str) -> Fix:
@@ -182,25 +245,31 @@ def _install(module: str) -> Fix:
         title="Install the package that has it:",
         kind=FixKind.ENVIRONMENT,
         applicability=Applicability.MANUAL,
-        command=f"pip install {_distribution(module)}",
+        command=f"pip install {imports.distribution(module)}",
     )
 
 
-def _fixes(facts: Facts, top: str, module: str) -> list[Fix]:
-    for entry in data.load("importable")["moved"]:
-        if module == entry["module"] and "before" in entry:
-            newer = f"{entry['package']}>={entry['since']}" if "package" in entry else f"Python {entry['python']}"
-            return [
-                Fix(
-                    title=f"The file was written with a newer {entry.get('package', 'Python')}; "
-                    f"there the module {entry['before']} is called {module}. Load it with {newer}.",
-                    kind=FixKind.ENVIRONMENT,
-                    command=f"pip install {shlex.quote(newer)}" if "package" in entry else None,
-                )
-            ]
-    if _distribution(top):
+def _fixes(facts: Facts, top: str, first: Resolution) -> list[Fix]:
+    missing = first.missing_module or first.ref.module
+    entry = imports.moved_module(first.ref.module)
+    if entry is not None and ("package" not in entry or facts.environment.version(entry["package"]) is not None):
+        return [_other_version(entry, missing)]
+    package = imports.distribution(top)
+    if package is not None and "." not in missing:
         return [_install(top)]
+    if package is not None:
+        here = facts.environment.version(package)
+        return [
+            Fix(
+                title=f"{package}{f' {here}' if here else ''} is installed and has no such module. "
+                f"Load the file with the version of {package} that wrote it.",
+                kind=FixKind.ENVIRONMENT,
+            )
+        ]
     folder = facts.folder_of_module(top)
+    moved = [] if folder is not None else facts.places_of_class(first.ref.name)
+    if moved:
+        return [_moved(facts, first, moved)]
     return [
         Fix(
             title="You have the source: put it on the path and try again:"
@@ -210,3 +279,36 @@ def _fixes(facts: Facts, top: str, module: str) -> list[Fix]:
             command=f"PYTHONPATH={shlex.quote(folder or 'path/to/source')} {facts.question.command('check')}",
         )
     ]
+
+
+def _other_version(entry: dict[str, str], missing: str) -> Fix:
+    if "package" not in entry:
+        return Fix(
+            title=f"The file was written with Python {entry['python']}; there the module {entry['before']} is called "
+            f"{missing}. Load it with Python {entry['python']}.",
+            kind=FixKind.ENVIRONMENT,
+        )
+    package = entry["package"]
+    if "until" in entry:
+        title = f"{package} {entry['until']} and newer no longer have it. Load the file with an older one:"
+        wanted = f"{package}<{entry['until']}"
+    else:
+        title = f"The file was written with a newer {package}"
+        title += f"; there the module {entry['before']} is called {missing}. Load it with one that has it:"
+        wanted = f"{package}>={entry['since']}"
+    return Fix(title=title, kind=FixKind.ENVIRONMENT, command=f"pip install {shlex.quote(wanted)}")
+
+
+def _moved(facts: Facts, first: Resolution, places: list[str]) -> Fix:
+    """The class lies in another module now: the old name can stand for the new one while loading."""
+    file = places[0].rpartition(":")[0]
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    parts = first.ref.module.split(".")
+    absent = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    absent = [a for a in absent if a.startswith(first.missing_module or "")]
+    names = " = ".join(f"sys.modules[{literal(a)}]" for a in absent)
+    return Fix(
+        title=f"A class of this name: {places[0]} (parsed, not run). Where it is the same, before loading:",
+        kind=FixKind.CODE,
+        code=f"import sys, {module}\n{names} = {module}",
+    )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.facts import snippets
-from relight.facts.comparison import load_error
+from relight.facts.comparison import load_error, severity
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -143,6 +143,8 @@ class WrapperPrefix(Rule):
                     )
                 ],
                 subjects=[o for o, _ in e.pairs],
+                severity=severity(facts, e),
                 explains=e.keys,
                 predicts=load_error(facts),
+                wrong=not facts.strict,  # not one of these is loaded, and nothing is said
             )

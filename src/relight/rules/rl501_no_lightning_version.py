@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
+from relight.core.objects import Call, ListNode
 from relight.core.target import Intent, IntentCall
 from relight.facts import data, describe, snippets
 from relight.facts.facts import Facts
-from relight.facts.lightning import VERSION_KEY
+from relight.facts.lightning import VERSION_KEY, type_name
 from relight.facts.versions import at_least
-from relight.rulekit import Env, File, Fires, Phase, Rule, Silent
+from relight.rulekit import Env, File, Fires, Obj, Phase, Rule, Silent
 
 
 class NoLightningVersion(Rule):
@@ -63,6 +64,18 @@ class NoLightningVersion(Rule):
             name="the state of an optimizer",
             file=File(version=None, tensors={}, under="state", extra={"param_groups": []}),
             cause="optimizer-file",
+        ),
+        Fires(
+            name="two things that were saved together",
+            file=File(root=({"epoch": 3}, {"lr": 0.1})),
+            cause="tuple-or-list-root",
+        ),
+        Fires(name="a list", file=File(root=[{"epoch": 3}]), cause="tuple-or-list-root"),
+        Fires(
+            name="a whole module",
+            file=File(root=Obj("torch.nn.modules.activation.ReLU", {"training": False})),
+            intent=Intent(weights_only=False),
+            cause="whole-module-pickle",
         ),
         Silent(name="a Lightning file"),
         Silent(name="a plain state_dict, loaded by torch", file=File(raw=True), intent=Intent(call=IntentCall.WEIGHTS)),
@@ -125,8 +138,13 @@ def _name(kind: str, keys: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _exception(facts: Facts) -> tuple[str, str]:
+    root = facts.lightning.root
     if facts.lightning.is_mapping:
         return "KeyError", f"'{VERSION_KEY}'"
+    if isinstance(root, (tuple, ListNode)):
+        return "TypeError", f"{type_name(root)} indices must be integers or slices, not str"
+    if isinstance(root, Call) and root.how == "new":
+        return "TypeError", f"{root.name.rpartition('.')[2]!r} object is not subscriptable"
     return "TypeError", ""
 
 

@@ -38,7 +38,7 @@ class ArgumentMissing(Rule):
 
     code = "RL504"
     name = "argument-missing"
-    causes = ("missing-positional", "init-arg-renamed", "hparams-name-mismatch")
+    causes = ("missing-positional", "init-arg-renamed", "hparams-name-mismatch", "datamodule-vs-module")
     phase = Phase.CONTENTS
     needs = frozenset({"contents", "target"})
     examples = (
@@ -55,6 +55,18 @@ class ArgumentMissing(Rule):
             file=File(hparams={"width": 8, "depth": 2}, extra={"hparams_name": "cfg"}),
             model=Model(init=("conf",)),
             cause="hparams-name-mismatch",
+        ),
+        Fires(
+            name="a LightningDataModule, and the file has only the model's",
+            file=File(hparams={"width": 8}),
+            model=Model(kind="datamodule", init=("root",)),
+            cause="datamodule-vs-module",
+            oracle=False,  # recipes make models; tests/live/test_instances_and_datamodules.py asks Lightning
+        ),
+        Silent(
+            name="a LightningDataModule whose arguments are in the file",
+            file=File(extra={"datamodule_hyper_parameters": {"root": "data"}}),
+            model=Model(kind="datamodule", init=("root",)),
         ),
         Silent(name="all are saved", file=File(hparams={"width": 8, "depth": 2}), model=Model(init=("width", "depth"))),
         Silent(name="the new one has a default", model=Model(init=(InitParam("depth", False, "2"),))),
@@ -80,7 +92,8 @@ class ArgumentMissing(Rule):
             return
         names = [p.name for p in missing]
         renamed = {p.name: old for old, p in arguments.renamed.items()} if arguments else {}
-        values = dict(facts.lightning.hyper_parameters)
+        of_data = target.class_kind == "datamodule"
+        values = dict(facts.lightning.data_parameters if of_data else facts.lightning.hyper_parameters)
         passes: dict[str, object] = {}
         for p in missing:
             old = renamed.get(p.name)
@@ -93,10 +106,15 @@ class ArgumentMissing(Rule):
                 f"The file has {pairs}, which the class no longer takes: it was probably renamed to "
                 f"{', '.join(renamed)}. Lightning drops names that the constructor does not take, without a word."
             )
-        elif facts.lightning.hparams_key is None:
+        elif of_data and not facts.lightning.has("datamodule_hyper_parameters"):
+            context.append(
+                "The file holds no datamodule_hyper_parameters: the LightningDataModule did not call "
+                "save_hyperparameters(), or was not part of the training."
+            )
+        elif facts.lightning.hparams_key is None and not of_data:
             context.append("The file holds no hyper_parameters: save_hyperparameters() was not called in __init__.")
         else:
-            saved = ", ".join(n for n, _ in facts.lightning.hyper_parameters) or "none"
+            saved = ", ".join(values) or "none"
             context.append(f"The file holds these hyper_parameters: {saved}.")
         location = None if target.init is None else target.init.location
         yield self.finding(
@@ -130,6 +148,8 @@ def _is_this(failure: BuildFailure) -> bool:
 
 def _cause(facts: Facts, names: list[str]) -> str:
     view = facts.lightning
+    if facts.resolved_target.class_kind == "datamodule":
+        return "missing-positional" if view.has("datamodule_hyper_parameters") else "datamodule-vs-module"
     if view.hparams_name not in (None, "kwargs") and view.hparams_name not in names and view.hyper_parameters:
         return "hparams-name-mismatch"
     return "missing-positional"

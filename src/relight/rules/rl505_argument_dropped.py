@@ -76,7 +76,8 @@ class ArgumentDropped(Rule):
         if arguments is None or not facts.calls_lightning:
             return
         proved = {}
-        if facts.resolved_target.spec is not None and facts.checkpoint.state_dict_path is not None:
+        modelled = facts.resolved_target.spec is not None and facts.resolved_target.class_kind != "datamodule"
+        if modelled and facts.checkpoint.state_dict_path is not None:
             proved = {e.about["dropped"]: e for e in facts.attribution.of("argument")}
         values = dict(arguments.dropped)
         for old, param in arguments.renamed.items():

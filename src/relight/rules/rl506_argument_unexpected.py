@@ -85,6 +85,8 @@ class ArgumentUnexpected(Rule):
         failure = facts.resolved_target.failure
         if failure is None or failure.kind is not FailureKind.INIT_ERROR or not facts.calls_lightning:
             return
+        if facts.targets_base_class:
+            return  # it takes nothing at all: another rule says so
         match = _UNEXPECTED.search(failure.message) or _MULTIPLE.search(failure.message)
         if match is None:
             return

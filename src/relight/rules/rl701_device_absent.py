@@ -112,14 +112,7 @@ class DeviceAbsent(Rule):
                 f"The same holds on a machine with {'one GPU' if index == '1' else f'one to {index} GPUs'}; there "
                 'load_from_checkpoint needs map_location="cpu" too.'
             )
-        code = (
-            facts.question.torch_load(
-                map_location="cpu",
-                **({} if facts.intent.weights_only is None else {"weights_only": facts.intent.weights_only}),
-            )
-            if not facts.calls_lightning
-            else facts.question.load_call(map_location="cpu")
-        )
+        code = facts.question.load_call(map_location="cpu")
         yield self.finding(
             message,
             cause=_cause(tag, facts.environment.cuda_devices),

@@ -5,18 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Prediction, Stage
-from relight.core.target import BuildFailure, FailureKind
+from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
+from relight.core.target import BuildFailure, FailureKind, InitParam
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _KNOWN = (
+    (
+        re.compile(r"Interpolation key|Unsupported interpolation type|resolv\w+ interpolation"),
+        "interpolation-unresolved",
+    ),
     (re.compile(r"'dict' object has no attribute"), "hparams-dict-not-object"),
     (re.compile(r"'NoneType' object has no attribute"), "hparam-object-none"),
     (re.compile(r"is not in struct|Missing key|object has no attribute"), "config-schema-drift"),
 )
 _OF_OTHER_RULES = re.compile(
     r"__init__\(\) missing \d+ required|got an unexpected keyword argument|got multiple values for"
+    r"|allowlist of trusted instantiators|does not resolve to an already imported subclass"
+    r"|is required for `hparams_file`|could not determine a constructor for the tag"
 )
 
 
@@ -26,7 +32,8 @@ class ConstructorFails(Rule):
     What it checks
     --------------
     The exception that the target's own code really raised while it was imported or constructed, on the meta device
-    and then on the CPU, with the arguments that Lightning would pass.
+    and then on the CPU, with the arguments that Lightning would pass. The network is off meanwhile: a constructor that
+    wants it is named, and what it does with a network is not known.
 
     Why loading fails
     -----------------
@@ -49,6 +56,7 @@ class ConstructorFails(Rule):
         "hparams-dict-not-object",
         "hparam-object-none",
         "config-schema-drift",
+        "interpolation-unresolved",
         "dependency-api-mismatch",
         "lightning-api-removed",
         "import-side-effect-error",
@@ -104,6 +112,78 @@ class ConstructorFails(Rule):
             cause="lightning-api-removed",
             oracle=False,
         ),
+        Fires(
+            name="a constructor that downloads",
+            model=Model(
+                init=(InitParam("pretrained", False, "True"),),
+                failure=BuildFailure(
+                    kind=FailureKind.UNKNOWN,
+                    exception="OSError",
+                    message="it needs the network, which relight does not use (OSError: We couldn't connect)",
+                    file="models.py",
+                    line=8,
+                    source="self.net = AutoModel.from_pretrained('bert-base-uncased')",
+                    stage="construct",
+                    network=True,
+                ),
+            ),
+            cause="init-needs-network-or-files",
+            oracle=False,
+        ),
+        *(
+            Fires(
+                name=name,
+                model=Model(
+                    failure=BuildFailure(
+                        kind=kind, exception=exception, message=message, file="models.py", line=8, stage=stage
+                    )
+                ),
+                cause=cause,
+                oracle=False,
+            )
+            for name, kind, exception, message, stage, cause in (
+                (
+                    "an object that was left out of the file",
+                    FailureKind.INIT_ERROR,
+                    "AttributeError",
+                    "'NoneType' object has no attribute 'vocab_size'",
+                    "construct",
+                    "hparam-object-none",
+                ),
+                (
+                    "an option that older configurations lack",
+                    FailureKind.INIT_ERROR,
+                    "omegaconf.errors.ConfigAttributeError",
+                    "Missing key dropout",
+                    "construct",
+                    "config-schema-drift",
+                ),
+                (
+                    "a reference to the configuration around it",
+                    FailureKind.INIT_ERROR,
+                    "omegaconf.errors.InterpolationKeyError",
+                    "Interpolation key 'data.size' not found",
+                    "construct",
+                    "interpolation-unresolved",
+                ),
+                (
+                    "a library of another version",
+                    FailureKind.INIT_ERROR,
+                    "AttributeError",
+                    "module 'timm' has no attribute 'create'",
+                    "construct",
+                    "dependency-api-mismatch",
+                ),
+                (
+                    "an import that fails for itself",
+                    FailureKind.IMPORT_ERROR,
+                    "OSError",
+                    "libcudart.so.11.0: cannot open shared object file",
+                    "import",
+                    "import-side-effect-error",
+                ),
+            )
+        ),
         Silent(name="a model that can be built"),
         Silent(
             name="a missing argument",
@@ -125,6 +205,8 @@ class ConstructorFails(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """Word the exception, unless another rule knows it better."""
         failure = facts.resolved_target.failure
+        if failure is not None and failure.network:
+            yield self._network(facts, failure)
         if failure is None or failure.kind not in (FailureKind.INIT_ERROR, FailureKind.IMPORT_ERROR):
             return
         importing = failure.kind is FailureKind.IMPORT_ERROR
@@ -162,6 +244,39 @@ class ConstructorFails(Rule):
                 failure.message,
             ),
         )
+
+    def _network(self, facts: Facts, failure: BuildFailure) -> Finding:
+        """Not an error: with a network it may work. But the answer depends on what is not in the checkpoint."""
+        target = facts.resolved_target
+        name = target.class_name or facts.question.target or "the target"
+        importing = failure.stage == "import"
+        fixes = []
+        switches = [p for p in (target.init.params if target.init else ()) if _is_switch(p)]
+        if switches and facts.calls_lightning:
+            fixes.append(
+                Fix(
+                    title="The weights are in the checkpoint; where this argument only asks for others, switch it off:",
+                    kind=FixKind.LOAD_ARGUMENT,
+                    code=facts.question.load_call(**{p.name: False for p in switches}),
+                )
+            )
+        return self.finding(
+            f"{name} wants the network {'when it is imported' if importing else 'in its constructor'}",
+            cause="init-needs-network-or-files",
+            severity=Severity.WARNING,
+            confidence=Confidence.POSSIBLE,
+            evidence=[Evidence(f"{failure.file}:{failure.line}" if failure.file else name, failure.source or "")],
+            context=[
+                "relight builds models without the network. Where it is there, this may work; offline it does not."
+            ],
+            fixes=fixes,
+            subjects=[name],
+        )
+
+
+def _is_switch(param: InitParam) -> bool:
+    """Whether an argument of the constructor looks as if it asked for weights to be fetched."""
+    return param.default == "True" and re.search(r"pretrain|download|from_hub", param.name.lower()) is not None
 
 
 def _cause(failure: BuildFailure, *, importing: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from relight.core.errors import MissingFact
@@ -49,26 +50,38 @@ def facts_of(example: Example, folder: Path) -> Facts:
     (folder / "example_module.py").write_text(EXAMPLE_MODULE, encoding="utf-8")
     environment = None if example.env is None else _environment(example.env, folder)
     target = None if example.model is None else target_of(example.model)
+    if target is not None and example.env is not None and "models.py" in example.env.sources:
+        target = replace(target, file=str(folder / "models.py"))
+    hparams_file = None
+    if example.hparams_file is not None:
+        name, text = example.hparams_file
+        (folder / name).write_text(text, encoding="utf-8")
+        hparams_file = str(folder / name)
     question = Question(
         path=str(path),
         target=None if target is None else target.argument,
         intent=example.intent,
         init=dict.fromkeys(example.intent.init),
+        hparams_file=hparams_file,
         class_name=None if target is None else target.class_name,
     )
     return Facts(open_checkpoint(path), question, target, environment)
 
 
 def _environment(env: Env, folder: Path) -> Environment:
+    for name, text in env.sources.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
     return Environment(
         python=env.python,
-        platform="linux",
+        platform=env.platform,
         packages=dict(env.packages),
         complete=True,
         cuda_devices=env.cuda_devices,
-        mps=False,
+        mps=env.mps,
+        memory=env.memory,
         modules=frozenset(env.modules),
-        search_path=(str(folder),),
+        search_path=(str(folder), str(folder / "site-packages")),
         origin="the example",
     )
 
@@ -85,11 +98,14 @@ def target_of(model: Model) -> Target:
         failure=model.failure,
         rehearsal=model.rehearsal,
         init=init,
-        class_name=model.name,
-        class_kind="lightning",
+        class_name="LightningModule" if model.kind == "base" else model.name,
+        class_kind="datamodule" if model.kind == "datamodule" else "lightning",
         passed=model.passed,
         dropped=model.dropped,
-        file="models.py",
+        stopped_at="models.py:20" if model.on_instance else None,
+        stopped_by="load_from_checkpoint" if model.on_instance else None,
+        stopped_on_instance=model.on_instance,
+        file=None if model.kind == "base" else "models.py",
     )
 
 
@@ -103,10 +119,11 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
     return ModelSpec(
         class_name=model.name,
         class_path=f"models.py:{model.name}",
+        kind="datamodule" if model.kind == "datamodule" else "lightning",
         params=tuple(
             ParamSpec(
                 key,
-                "float32",
+                model.dtypes.get(key, "float32"),
                 None if shape is None else tuple(shape),
                 "buffer" if key in model.buffers else "parameter",
                 tied_with=tied.get(key, ()),

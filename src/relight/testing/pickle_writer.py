@@ -1,4 +1,4 @@
-"""Plain values of a recipe as the bytes of a protocol-2 pickle, written by hand: no object is ever pickled here."""
+"""Plain values of a recipe as the bytes of a pickle, written by hand: no object is ever pickled here."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ class PickleWriter:
 
     Args:
         tensor: Called for every `Tensor`; must write the opcodes that rebuild it.
+        protocol: 2, or 4, which puts the stream into a frame.
     """
 
-    def __init__(self, tensor: Callable[[PickleWriter, Tensor], None] | None = None) -> None:
-        self._out = bytearray(b"\x80\x02")
+    def __init__(self, tensor: Callable[[PickleWriter, Tensor], None] | None = None, protocol: int = 2) -> None:
+        self._out = bytearray()
         self._tensor = tensor
+        self._protocol = protocol
 
     def finish(self) -> bytes:
         """End the stream and give its bytes."""
-        return bytes(self._out) + b"."
+        body = bytes(self._out) + b"."
+        frame = b"\x95" + struct.pack("<Q", len(body)) if self._protocol >= 4 else b""
+        return b"\x80" + bytes([self._protocol]) + frame + body
 
     def raw(self, opcodes: bytes) -> None:
         """Opcodes as they are."""
@@ -30,7 +34,7 @@ class PickleWriter:
     def name(self, full_name: str) -> None:
         """A GLOBAL, under the names that Python 2 knew, as protocol 2 asks for."""
         module, _, name = full_name.rpartition(".")
-        module = "__builtin__" if module == "builtins" else module
+        module = "__builtin__" if module == "builtins" and self._protocol == 2 else module
         self.raw(b"c" + module.encode() + b"\n" + name.encode() + b"\n")
 
     def value(self, value: object) -> None:

@@ -65,8 +65,11 @@ class _Storages:
         self._shared: dict[str, str] = {}
 
     def pickle(self, root: Mapping[str, object]) -> bytes:
-        writer = PickleWriter(self._tensor)
-        self._mapping(writer, root)
+        writer = PickleWriter(self._tensor, self.recipe.protocol)
+        if self.recipe.root is None:
+            self._mapping(writer, root)
+        else:
+            writer.value(self.recipe.root)
         return writer.finish()
 
     def _mapping(self, writer: PickleWriter, mapping: Mapping[str, object]) -> None:
