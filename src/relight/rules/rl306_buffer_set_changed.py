@@ -9,10 +9,18 @@ from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
-from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
 
 _NET = {"net.weight": (2, 3), "net.bias": (2,)}
 _WHAT = {
+    "no-longer-saved": (
+        "a buffer that is no longer saved",
+        "The model makes it anew (persistent=False): its constructor gives it its value, not the file.",
+    ),
+    "extra-state": (
+        "extra state of a module",
+        "A module saves what it likes there (get_extra_state); what it is for only its class knows.",
+    ),
     "buffer": ("a buffer", "A buffer is not learnt; strict=False keeps the value that the constructor gives it."),
     "loss-buffer": ("class weights of a loss function", "They do not take part in what the model computes."),
     "metric-state": ("the state of a metric", "It counts what a metric has seen; the model does not compute with it."),
@@ -30,7 +38,8 @@ class BufferSetChanged(Rule):
     What it checks
     --------------
     Missing or unexpected keys that are known not to be learnt: ``weight`` and ``pos_weight`` of a loss, states of
-    torchmetrics, ``total_ops``, ``position_ids``, ``inv_freq``, ``num_batches_tracked``.
+    torchmetrics, ``total_ops``, ``position_ids``, ``inv_freq``, ``num_batches_tracked``, buffers that the model makes
+    itself now (``persistent=False``), integer tensors beside a layer that is still there, extra state.
 
     Why loading fails
     -----------------
@@ -56,6 +65,7 @@ class BufferSetChanged(Rule):
         "transformers-position-ids",
         "rotary-inv-freq-buffers",
         "bn-num-batches-tracked",
+        "extra-state-keys",
     )
     phase = Phase.COMPARISON
     needs = frozenset({"contents", "spec"})
@@ -102,6 +112,20 @@ class BufferSetChanged(Rule):
             model=Model(params={**_NET, "mean": (3,)}, buffers=("mean",)),
             cause="buffer-set-changed",
         ),
+        Fires(
+            name="an integer buffer that the model gave up",
+            file=File(tensors={**_NET, "net.offsets": Tensor((4,), dtype="int64")}),
+            model=Model(params=_NET),
+            cause="buffer-set-changed",
+        ),
+        Fires(
+            name="extra state that the model's module no longer has",
+            file=File(tensors={**_NET, "net._extra_state": Tensor((1,), dtype="uint8")}),
+            model=Model(params=_NET),
+            cause="extra-state-keys",
+        ),
+        Silent(name="an integer tensor of a layer that is gone",
+               file=File(tensors={**_NET, "quant.weight": Tensor((4,), dtype="int64")}), model=Model(params=_NET)),
         Silent(name="the same buffers", file=File(tensors={**_NET, "criterion.pos_weight": (2,)}),
                model=Model(params={**_NET, "criterion.pos_weight": (2,)}, buffers=("criterion.pos_weight",))),
         Silent(name="a layer of the net", file=File(tensors={**_NET, "head.weight": (2, 2)}), model=Model(params=_NET)),

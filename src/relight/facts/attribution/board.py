@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -61,6 +61,8 @@ class Board:
         self.unexpected = dict.fromkeys(diff.unexpected)
         self.mismatched = {m.key: m for m in diff.mismatched}
         self.explanations: list[Explanation] = []
+        self.saved_modules = _prefixes(self.entries)
+        self.wanted_modules = _prefixes(self.params)
 
     def saved(self, key: str) -> Shape | None:
         """Shape in the file; None if it is not there."""
@@ -88,3 +90,14 @@ class Board:
         for m in explanation.mismatched:
             del self.mismatched[m.key]
         self.explanations.append(explanation)
+
+
+def _prefixes(keys: Iterable[str]) -> frozenset[str]:
+    """Every module that keys lie in, the root too."""
+    out = {""}
+    for key in keys:
+        end = key.rfind(".")
+        while end > 0 and key[:end] not in out:
+            out.add(key[:end])
+            end = key.rfind(".", 0, end)
+    return frozenset(out)

@@ -8,6 +8,9 @@ from collections import defaultdict
 from relight.facts import data
 from relight.facts.attribution.board import Board, Explanation
 
+# torch/nn/parameter.py: a parameter that requires a gradient has floating point or complex values.
+_NEVER_LEARNT = frozenset({"int8", "int16", "int32", "int64", "bool"})
+
 
 def match_buffers(board: Board) -> None:
     """Auxiliary state: loss weights, metric states, profiler counters, constants of libraries."""
@@ -31,11 +34,26 @@ def match_buffers(board: Board) -> None:
             and last
         ):
             groups[("metric-state", metrics["cause"])].append(key)
+    told = {key for keys in groups.values() for key in keys}
+    for key in board.unexpected:
+        param, entry = board.params.get(key), board.entries.get(key)
+        if key in told:
+            continue
+        if key.rpartition(".")[2] == "_extra_state":
+            groups[("extra-state", "extra-state-keys")].append(key)
+        elif param is not None and not param.persistent:
+            groups[("no-longer-saved", "buffer-set-changed")].append(key)
+        elif entry is not None and entry.dtype in _NEVER_LEARNT and _is_old(board, key.rpartition(".")[0]):
+            groups[("buffer", "buffer-set-changed")].append(key)
     for key in board.missing:
         # What the file has more is not known to be a buffer; what the model has more says so itself.
         owner = key.rpartition(".")[0]
         new = owner != "" and not _is_old(board, owner)
-        if board.params[key].kind == "buffer" and not new and not any(key in keys for keys in groups.values()):
+        if key in told:
+            continue
+        if board.params[key].kind == "extra_state":
+            groups[("extra-state", "extra-state-keys")].append(key)
+        elif board.params[key].kind == "buffer" and not new:
             groups[("buffer", "buffer-set-changed")].append(key)
     for (kind, cause), keys in groups.items():
         board.add(
@@ -50,8 +68,7 @@ def match_buffers(board: Board) -> None:
 
 def _is_old(board: Board, owner: str) -> bool:
     """Whether both sides have something of a module: buffers of a layer that is new or gone are part of that layer."""
-    prefix = f"{owner}." if owner else ""
-    return any(k.startswith(prefix) for k in board.entries) and any(k.startswith(prefix) for k in board.params)
+    return owner in board.saved_modules and owner in board.wanted_modules
 
 
 def _is_stray(board: Board, key: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TypeAlias
 
 from relight.facts.attribution.board import Board, Explanation, Shape
@@ -23,22 +23,40 @@ def match_index_shift(board: Board) -> None:
     for key in (*board.missing, *board.unexpected, *board.mismatched):
         for match in _NUMBERED.finditer(key):
             containers[key[: match.start(1)]] = key.count(".", 0, match.start(1))
+    saved = _by_container(board.entries, containers)
+    wanted = _by_container((k for k, p in board.params.items() if p.persistent), containers)
     # From the outside in: what the outer numbers explain, the inner ones need not.
     for container in sorted(containers, key=containers.__getitem__):
-        found = _shift(board, container)
+        found = _shift(board, container, saved.get(container, ()), wanted.get(container, ()))
         if found is not None:
             board.add(found)
 
 
-def _shift(board: Board, prefix: str) -> Explanation | None:
-    """The shift among the layers whose names are the prefix and a number: ``net.3``, ``features.denselayer3``."""
-    saved = _blocks(board.saved, board.entries, prefix)
-    wanted = _blocks(board.wanted, (k for k, p in board.params.items() if p.persistent), prefix)
+def _by_container(keys: Iterable[str], containers: Container[str]) -> dict[str, list[str]]:
+    """The keys below each container, looked up once for all of them."""
+    out: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        for match in _NUMBERED.finditer(key):
+            prefix = key[: match.start(1)]
+            if prefix in containers:
+                out[prefix].append(key)
+    return out
+
+
+def _shift(board: Board, prefix: str, mine: Iterable[str], theirs: Iterable[str]) -> Explanation | None:
+    """The shift among the layers whose names are the prefix and a number: ``net.3``, ``features.denselayer3``.
+
+    Args:
+        board: What is open.
+        prefix: What stands before the number.
+        mine: Keys of the file below it.
+        theirs: Keys of the model below it.
+    """
+    saved, wanted = _blocks(board.saved, mine, prefix), _blocks(board.wanted, theirs, prefix)
     if not 2 <= len(saved) <= _MOST or not 2 <= len(wanted) <= _MOST:
         return None
     pairs = _aligned(saved, wanted)
-    theirs = dict(wanted)
-    at_home = sum(theirs.get(i) == block for i, block in saved)
+    at_home = len({*saved} & {*wanted})
     if len(pairs) <= at_home or len(pairs) < _COVERED * min(len(saved), len(wanted)):
         return None
     moves = tuple((a, b) for a, b in pairs if a != b)
@@ -80,11 +98,9 @@ def _blocks(shape: Callable[[str], Shape | None], keys: Iterable[str], prefix: s
     """What stands at each number, in order of the numbers."""
     out: dict[int, set[tuple[str, Shape | None]]] = defaultdict(set)
     for key in keys:
-        if key.startswith(prefix):
-            index, _, rest = key[len(prefix) :].partition(".")
-            # torch fills the counter in where an old file lacks it.
-            if index.isdigit() and rest and not rest.endswith("num_batches_tracked"):
-                out[int(index)].add((rest, shape(key)))
+        index, _, rest = key[len(prefix) :].partition(".")
+        if not rest.endswith("num_batches_tracked"):  # torch fills it in where an old file lacks it
+            out[int(index)].add((rest, shape(key)))
     return [(i, frozenset(block)) for i, block in sorted(out.items())]
 
 
