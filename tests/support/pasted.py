@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def fill(path: Path) -> bool:
     """Give every tensor of a recipe's file values of its own, so that mixing them up shows; False where it cannot be."""
     import torch
 
+    if tarfile.is_tarfile(path):
+        return False  # saved again it would have today's layout, and nothing to repair
     try:
         root = torch.load(path, weights_only=False)
     except Exception:

@@ -103,10 +103,11 @@ def as_json(data: Mapping[str, Any]) -> str:
     """
     import json
 
+    encode = json.JSONEncoder(check_circular=False).encode  # json.dumps makes an encoder for each row
     lines = []
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            inner = ",\n    ".join(json.dumps(v) for v in value)
+            inner = ",\n    ".join(encode(v) for v in value)
             text = f"[\n    {inner}\n  ]"
         else:
             text = json.dumps(value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, Layout
@@ -221,7 +222,7 @@ def _container(checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.layout is not Layout.TORCH_ZIP:
         return
     yield "zip-layout"
-    records = {r.name: r for r in checkpoint.records}
+    records = {r.name: r for r in checkpoint.records if not r.name.startswith("data/")}
     for record, mark in (
         ("byteorder", "byteorder"),
         (".data/serialization_id", "serialization-id"),
@@ -230,10 +231,11 @@ def _container(checkpoint: Checkpoint) -> Iterator[str]:
     ):
         if record in records:
             yield mark
-    numbers = [int(s) if s.isdecimal() else -1 for s in checkpoint.storages]
-    if any(n >= _ADDRESS for n in numbers):
+    # In the order in which the pickle first names them, which is the order in which torch counts them.
+    first = list(islice(checkpoint.storages, _FEW))
+    if any(s.isdecimal() and len(s) >= 8 for s in first):
         yield "storage-addresses"
-    elif numbers and sorted(numbers) == list(range(len(numbers))):
+    elif first and first == [str(i) for i in range(len(first))]:
         yield "storage-numbers"
     version = records.get("version")
     # torch aligns what it writes; another program that packs the same records again may leave some out.
@@ -251,7 +253,8 @@ def _container(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _aligned(checkpoint: Checkpoint) -> bool:
-    return not any(r.span.start % 64 for r in checkpoint.records)
+    """Whether torch packed it: its records begin at multiples of 64, those of another program hardly ever do."""
+    return not any(r.span.start % 64 for r in islice(checkpoint.records, _FEW))
 
 
 def _python(checkpoint: Checkpoint) -> Iterator[str]:
