@@ -158,6 +158,21 @@ trained.ckpt: may load into Trained (models.py); not everything could be checked
 """)
 
 
+def test_check_resume_at_a_glance(relight):
+    assert relight.finds(
+        "check", "trained.ckpt", "--target", "grown.spec.json", "--for", "resume", "--no-strict"
+    ) == snapshot("""\
+trained.ckpt: resumes WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
+  The optimizer's state is for 6 parameters in 1 group, the model has 8: it
+  resumes only if configure_optimizers gives it as many.
+
+warning: the model has a layer that the checkpoint lacks: not strict, it stays
+at random values  [layer-added]
+  attention  nn.Linear(in_features=8, out_features=8), 2 tensors    models.py:41
+  Everything else fits: 6 of 6 tensors, same names, same shapes.
+""")
+
+
 def test_check_not_strict(relight):
     assert relight.finds("check", "trained.ckpt", "--target", "grown.spec.json", "--no-strict") == snapshot("""\
 trained.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.target import IntentCall
 from relight.facts import conversions
-from relight.facts.describe import some, tensors
+from relight.facts.describe import counted, some, tensors
 from relight.facts.facts import Facts
 from relight.facts.versions import at_least, release
 
@@ -30,6 +30,26 @@ def notes(facts: Facts) -> Iterator[str]:
     yield from _versions(facts)
     yield from _devices(facts)
     yield from _dtypes(facts)
+    yield from _optimizers(facts)
+
+
+def _optimizers(facts: Facts) -> Iterator[str]:
+    """What the optimizer's state covers, for a resume; what configure_optimizers makes is not known here."""
+    if facts.intent.call is not IntentCall.RESUME or facts.spec.kind == "datamodule":
+        return
+    seen: set[str] = set()
+    mine = 0
+    for p in facts.spec.params:  # a tensor under two names is one parameter
+        if p.kind == "parameter" and p.key not in seen:
+            mine += 1
+            seen.update((p.key, *p.tied_with))
+    for i, groups in enumerate(facts.lightning.optimizer_groups):
+        if sum(groups) != mine:
+            which = "The optimizer's" if len(facts.lightning.optimizer_groups) == 1 else f"Optimizer {i}'s"
+            yield (
+                f"{which} state is for {counted(sum(groups), 'parameter')} in {counted(len(groups), 'group')}, "
+                f"the model has {mine:,}: it resumes only if configure_optimizers gives it as many."
+            )
 
 
 def _versions(facts: Facts) -> Iterator[str]:

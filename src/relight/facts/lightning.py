@@ -107,6 +107,17 @@ class LightningView:
             out.append((family, len(per_param)))
         return tuple(out)
 
+    @cached_property
+    def optimizer_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Per optimizer: the number of parameters in each of its groups, whether they have state yet or not."""
+        states = self.get("optimizer_states")
+        out: list[tuple[int, ...]] = []
+        for state in states.items if isinstance(states, ListNode) else ():
+            groups = mapping_get(state, "param_groups")
+            members = [mapping_get(g, "params") for g in groups.items] if isinstance(groups, ListNode) else []
+            out.append(tuple(len(m.items) for m in members if isinstance(m, ListNode)))
+        return tuple(out)
+
     @property
     def kind(self) -> str:
         """``lightning``, ``state-dict``, ``training-state`` (a dict of another program), ``module`` or ``other``."""
