@@ -92,8 +92,11 @@ def _promote_tables(board: Board, groups: dict[str, list[Mismatch]]) -> None:
     if not tables:
         return
     sizes = {(m.saved[0], m.wanted[0]) for m in tables}
-    groups["vocabulary"] = [m for m in rows if (m.saved[0], m.wanted[0]) in sizes]
-    groups["rows"] = [m for m in rows if m not in groups["vocabulary"]]
+    # The output layer has as many rows; a bias may have them as columns ([1, vocabulary]).
+    for kind in ("rows", "size"):
+        following = [m for m in groups.get(kind, []) if len(d := _differing(m)) == 1 and d <= sizes]
+        groups["vocabulary"] += following
+        groups[kind] = [m for m in groups.get(kind, []) if m not in following]
 
 
 def _class(board: Board, key: str) -> str:
