@@ -9,7 +9,8 @@ SOURCES := src tests scripts benchmarks
 PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean
+.PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean \
+	oracle oracle-models oracle-lightning oracle-corpus
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -58,8 +59,36 @@ new-rule: $(VENV)/dev-installed  ## Start a rule: make new-rule CODE=RL312 NAME=
 bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute or two).
 	$(BIN)/python benchmarks/inspect_cost.py
 
+# Each part has an environment of its own, all of them ignored by git; `make --keep-going oracle` runs every part.
+ORACLE_LIGHTNING := 1.9 2.2
+
+oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
+
+oracle-models: .venv-oracle/installed
+	.venv-oracle/bin/python scripts/check_refactorings.py
+
+oracle-lightning: $(ORACLE_LIGHTNING:%=oracle-lightning-%)
+
+oracle-lightning-%: .venv-lightning-%/installed
+	.venv-lightning-$*/bin/python scripts/check_examples.py
+
+oracle-corpus: $(VENV)/dev-installed
+	$(BIN)/python scripts/check_matrix.py '$(CORPUS)'
+	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
+
+.venv-oracle/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'
+	@touch $@
+
+.PRECIOUS: .venv-lightning-%/installed
+.venv-lightning-%/installed: tests/oracle/lightning-%.txt pyproject.toml
+	$(PYTHON) -m venv .venv-lightning-$*
+	.venv-lightning-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable . -r $<
+	@touch $@
+
 corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
 	$(BIN)/python scripts/check_corpus.py '$(CORPUS)'
 
 clean:  ## Remove what was built.
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-oracle $(ORACLE_LIGHTNING:%=.venv-lightning-%) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from real_models import Outcome, can_be_asked, load_for_real, real_class, with_model
+from real_models import Outcome, can_be_asked, holds, load_for_real, real_class, with_model
 
 from relight.core.finding import Severity, Verdict
 from relight.engine.diagnose import diagnose
@@ -35,15 +35,6 @@ def _asked(example, folder):
     return report, load_for_real(cls, folder / "model.ckpt", example.intent, under=example.file.under)
 
 
-def _agrees(report, real) -> bool:
-    """An answer that says "fails" without saying how is right where it fails; "unknown" promises nothing."""
-    if report.verdict is Verdict.UNKNOWN and report.prediction is None:
-        return True
-    if report.verdict is Verdict.FAILS and report.prediction is None:
-        return real.error is not None
-    return real.agrees_with(report.prediction)
-
-
 def _says(report) -> str:
     first = report.prediction
     return f"{report.verdict.value}, {first and (first.exception, first.message)}, {[f.name for f in report.findings]}"
@@ -54,7 +45,7 @@ def test_what_a_finding_predicts_happens(rule, example, folder):
     report, real = _asked(example, folder)
     own = [f for f in report.findings if f.code == rule.code]
     assert own
-    assert _agrees(report, real), f"{_says(report)} but really {real}"
+    assert holds(report, real), f"{_says(report)} but really {real}"
     for finding in own:
         if finding.severity is not Severity.ERROR or finding.predicts is None:
             continue
@@ -65,7 +56,7 @@ def test_what_a_finding_predicts_happens(rule, example, folder):
 @pytest.mark.parametrize("rule, example", _params(Silent))
 def test_no_false_alarm_and_no_false_promise(rule, example, folder):
     report, real = _asked(example, folder)
-    assert _agrees(report, real), f"{_says(report)} but really {real}"
+    assert holds(report, real), f"{_says(report)} but really {real}"
 
 
 def test_most_examples_can_be_asked():

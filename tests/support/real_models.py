@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from relight.core.finding import Prediction
+from relight.core.finding import Prediction, Report, Verdict
 from relight.core.target import InitParam, Intent, IntentCall
 from relight.rulekit.example import Env, Example, File, Model, Tensor
 
@@ -155,6 +155,18 @@ class Outcome:
 
     def __str__(self) -> str:
         return "no exception" if self.error is None else f"{self.exception}: {self.error}"
+
+
+def holds(report: Report, real: Outcome) -> bool:
+    """Whether an answer is what really happened.
+
+    One that says "fails" without saying how is right where it fails; "unknown" promises nothing.
+    """
+    if report.verdict is Verdict.UNKNOWN and report.prediction is None:
+        return True
+    if report.verdict is Verdict.FAILS and report.prediction is None:
+        return real.error is not None
+    return real.agrees_with(report.prediction)
 
 
 def attempt(function: Any, *args: Any, **kwargs: Any) -> Outcome:
