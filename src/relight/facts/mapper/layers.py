@@ -195,10 +195,8 @@ def _count(layers: Sequence[Layer]) -> None:
                 break
     for layer, where, own in found:
         here = siblings[where]
-        if own.isalpha():
-            place = "abc".index(own) if {"a", "b"} <= here else -1
-        else:
-            place = int(own) - ("0" not in here)
+        letter = "abc".find(own) if {"a", "b"} <= here else -1
+        place = letter if own.isalpha() else int(own) - ("0" not in here)
         if 0 <= place < len(_ORDINALS) and layer.last and layer.last[-1] not in _ORDINALS:
             layer.words = (*(w for w in layer.words if w != own), _ORDINALS[place])
 

@@ -184,9 +184,9 @@ def parts_of_biases(target: Sequence[Layer], matches: Sequence[Match]) -> list[t
     """``(target, source, op)`` for biases of queries and values that the source keeps in one with that of the keys."""
     wanted: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for layer in target:
-        role = set(layer.last) & {"query", "key", "value"}
-        if len(role) == 1 and set(layer.leaves) == {"bias"}:
-            wanted[layer.path.rpartition(".")[0]][role.pop()] = layer.leaves["bias"]
+        said = set(layer.last) & {"query", "key", "value"}
+        if len(said) == 1 and set(layer.leaves) == {"bias"}:
+            wanted[layer.path.rpartition(".")[0]][said.pop()] = layer.leaves["bias"]
     out = []
     for m in matches:
         bias = m.source.leaves.get("bias")
@@ -198,9 +198,16 @@ def parts_of_biases(target: Sequence[Layer], matches: Sequence[Match]) -> list[t
     return out
 
 
+def of_its_own(tensor: Tensor) -> bool:
+    """Whether a matrix is a parameter of its own, not the weight of a layer."""
+    return _kind(tensor) == "bare"
+
+
 def _kind(tensor: Tensor) -> str:
     """What its module calls a weight; those that are parameters of their own are one kind."""
     leaf = tensor.key.rpartition(".")[2].rpartition("/")[2]
+    if leaf.endswith("_weight"):
+        return "weight"
     return leaf if leaf in vocabulary().leaves else "bare"
 
 

@@ -84,6 +84,9 @@ def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
             how = "concat:0" if op == "copy" else f"concat:0+{op}"
             keys = tuple(p.key for p in s.parts[leaf])
             out.append(Pair(tensor.key, keys, how, confidence, "the projections put together"))
+        elif op == "transpose" and other.shape == tensor.shape and leftovers.of_its_own(other):
+            reason = "a matrix of its own is multiplied from the right; a Linear layer holds it turned"
+            out.append(Pair(tensor.key, (other.key,), op, LEVELS[min(LEVELS.index(confidence), 1)], reason, warning))
         else:
             out.append(Pair(tensor.key, (other.key,), op, confidence, "name and place", warning))
     return out
