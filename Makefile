@@ -9,7 +9,7 @@ SOURCES := src tests scripts benchmarks
 PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean
+.PHONY: help demo test check format lint types contracts docs new-rule bench keymap corpus clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,10 @@ new-rule: $(VENV)/dev-installed  ## Start a rule: make new-rule CODE=RL312 NAME=
 
 bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute or two).
 	$(BIN)/python benchmarks/inspect_cost.py
+
+keymap: $(BIN)/relight  ## Score the key mapper on the bundled cases, and on a folder of more: make keymap CASES=FOLDER
+	$(BIN)/python benchmarks/keymap_score.py --per-case
+	$(if $(CASES),$(BIN)/python benchmarks/keymap_score.py '$(CASES)' --per-case)
 
 corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
 	$(BIN)/python scripts/check_corpus.py '$(CORPUS)'

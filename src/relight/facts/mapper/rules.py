@@ -2,7 +2,8 @@
 
 A rule rewrites the front of a key: ``backbone.layer{a}.`` -> ``encoder.stages.{a-1}.``; what follows the written part is
 kept. With ``*`` in front it rewrites a stretch that begins anywhere at the start of a name, with ``*`` at both ends every
-place where the text stands; with ``$`` behind nothing may follow. Each rule sees what those before it made of a key; a key that no rule fits keeps its name.
+place where the text stands; with ``$`` behind nothing may follow. Each rule sees what those before it made of a key; a
+key that no rule fits keeps its name.
 
 Numbers: ``{a}`` any, ``{a:1,3,5}`` one of these. In the target ``{a+1}``, ``{a*2+1}``, ``{3-a}``, ``{a*4+b}``,
 ``{a:0,1,2}`` (the first of the list for the first of the source's, and so on) and ``{a:0,4,8+b}``. ``{*}`` stands for
