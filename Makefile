@@ -11,6 +11,7 @@ PYTEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean \
 	oracle oracle-models oracle-lightning oracle-corpus
+.PHONY: help demo test check format lint types contracts docs new-rule bench keymap corpus clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -86,6 +87,9 @@ oracle-corpus: $(VENV)/dev-installed
 	$(PYTHON) -m venv .venv-lightning-$*
 	.venv-lightning-$*/bin/python -m pip install --quiet --disable-pip-version-check --editable . -r $<
 	@touch $@
+keymap: $(BIN)/relight  ## Score the key mapper on the bundled cases, and on a folder of more: make keymap CASES=FOLDER
+	$(BIN)/python benchmarks/keymap_score.py --per-case
+	$(if $(CASES),$(BIN)/python benchmarks/keymap_score.py '$(CASES)' --per-case)
 
 corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
 	$(BIN)/python scripts/check_corpus.py '$(CORPUS)'

@@ -251,7 +251,7 @@ def map_keys(
         SourceError: A file cannot be opened.
         UsageError: The target does not exist or cannot be built, a file holds no tensors, or the rules make no sense.
     """
-    from relight.facts.mapper import mapping, rule_files
+    from relight.facts.mapper import mapping, questions, rule_files, settling
     from relight.facts.mapper.layers import Tensor
 
     mine = _listed(source, None, init, hparams_file, python, announce)
@@ -261,7 +261,33 @@ def map_keys(
     plain = [Tensor(t.key[len(prefix) :], t.shape, t.dtype) for t in taken]
     if rules is not None:
         return mapping.by_rules(rule_files.parse(rules), plain, theirs)
-    return mapping.kept(mapping.map_keys(plain, theirs), only=only, drop=drop)
+    found = mapping.map_keys(plain, theirs)
+    if settling.unsure(found):
+        with (
+            settling.opened(_file(source), prefix) as one,
+            settling.opened(_file(target)) as two,
+        ):
+            if one is not None:
+                found = settling.settle(found, one, two)
+                found.questions = tuple(questions.ask(found, plain, theirs))
+    return mapping.kept(found, only=only, drop=drop)
+
+
+def _file(side: object) -> Checkpoint | None:
+    """The checkpoint of one side of a mapping; None where it is a model, a folder or a list."""
+    from relight.core.errors import RelightError
+    from relight.reader import open_checkpoint
+
+    if (
+        not isinstance(side, (str, os.PathLike))
+        or not os.path.isfile(side)
+        or os.fspath(side).endswith((".py", ".json"))
+    ):
+        return None
+    try:
+        return open_checkpoint(side)
+    except RelightError:
+        return None
 
 
 def _listed(

@@ -118,6 +118,8 @@ def _windows(a: str, b: str) -> Iterator[Window]:
                         continue  # a whole name becomes a whole name
                     if i == j == 0:
                         yield Window("front", source, target)
+                        if k == len(mine) and m == len(theirs):
+                            yield Window("front", source + "$", target + "$")
                     if source and (i == 0 or mine[i - 1] == ".") and (j == 0 or theirs[j - 1] == "."):
                         yield Window("name", source, target)
         i2, j2 = stretches[n][1], stretches[n][3]

@@ -15,6 +15,7 @@ _TAIL = 8
 _SAMPLE = 60
 _COVERED = 0.5  # of the target, for a prefix to be the rule rather than a coincidence
 _DIGITS = re.compile(r"\d+")
+_IN_LIST = re.compile(r"(.+?)\.(\d+)((?:\.\w+)*)\Z")
 
 Prefixes = tuple[str, str]
 
@@ -56,6 +57,9 @@ def by_prefix(source: Sequence[Tensor], target: Sequence[Tensor], layers: Sequen
             best, best_cost = found, cost
     if not best or _shifted(source, target, best):
         return {}
+    moved = moved_lists(source, target)
+    if moved:
+        best = {t: s for t, s in best.items() if not any(t.startswith(m) for m in moved)}
     return _whole_layers(layers, best)
 
 
@@ -104,3 +108,28 @@ def _shifted(source: Sequence[Tensor], target: Sequence[Tensor], found: dict[str
     sources = {family for family, _ in mine}
     targets = {family for family, _ in theirs}
     return any(a in sources and b in targets and "#" in a for a, b in pairs)
+
+
+def moved_lists(source: Sequence[Tensor], target: Sequence[Tensor]) -> set[str]:
+    """Modules with a list whose members have moved by their sizes: equal numbers beside it may mean others as well.
+
+    A pyramid that starts one level later has ``inner.0`` with the sizes of the other's ``inner.1``.
+    """
+    lists: list[dict[str, dict[int, tuple[int, ...]]]] = []
+    for side in (source, target):
+        found: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
+        for t in side:
+            match = _IN_LIST.match(t.key)
+            if match and len(t.shape) > 1:
+                found[f"{match[1]}.#{match[3]}"][int(match[2])] = t.shape
+        lists.append(found)
+    out = set()
+    for name, theirs in lists[1].items():
+        mine = lists[0].get(name, {})
+        both = mine.keys() & theirs.keys()
+        if len(set(theirs.values())) == len(theirs) > 1 and len(mine) != len(theirs) and both:
+            same = sum(mine[n] == theirs[n] for n in both)
+            by = {m - n for n, shape in theirs.items() for m, other in mine.items() if shape == other}
+            if same == 0 and len(by) == 1:
+                out.add(name.rpartition(".#")[0].rpartition(".")[0] + ".")
+    return out - {"."}

@@ -52,6 +52,13 @@ def without_dots(pairs: Sequence[Pair]) -> Rule | None:
     return Rule((mine + "{undotted}",), (theirs + "{dotted}",)) if n * 2 > len(pairs) and n > 3 else None
 
 
+def slashes(pairs: Sequence[Pair]) -> Rule | None:
+    """The rule for names whose parts are joined by slashes, where those of the model have dots."""
+    mine = sum("/" in p.source[0] and "." not in p.source[0] for p in pairs)
+    theirs = sum("/" in p.target for p in pairs)
+    return Rule(("*/*",), ("*.*",)) if mine * 2 > len(pairs) and not theirs else None
+
+
 def plan(pairs: Sequence[Pair], left_over: Sequence[str], names: set[str], before: Sequence[Rule]) -> Plan:
     """Choose the rules that put together and take apart.
 

@@ -16,8 +16,9 @@ _PARAMETRIZED = re.compile(r"^(?:(.*)\.)?parametrizations\.(\w+)\.original(\d?)$
 _BLOB = re.compile(r"_(\d+)_")
 _BLOB_END = re.compile(r"_bn_(?:s|b|rm|riv)$")
 _DIGITS = re.compile(r"\d+")
-_ORDINAL = re.compile(r"[A-Za-z_]*[A-Za-z]_?([123])$")
-_ORDINALS = {"1": "first", "2": "second", "3": "third"}
+_ORDINAL = re.compile(r"([A-Za-z_]*[A-Za-z]_?)([0-3])$")
+_LETTER = re.compile(r"((?:.*\d)?)([abc])$")
+_ORDINALS = ("first", "second", "third")
 _MAIN = ("weight", "weight_v", "bias", "running_mean")
 
 
@@ -173,7 +174,31 @@ def describe(layers: Sequence[Layer]) -> None:
     """Set what follows from the paths of all layers of one side."""
     for layer in layers:
         _describe(layer)
+    _count(layers)
     _number(layers)
+
+
+def _count(layers: Sequence[Layer]) -> None:
+    """Add a word for the place of a layer among those beside it: ``norm1`` and ``LayerNorm_0`` are first."""
+    siblings: dict[tuple[str, str], set[str]] = defaultdict(set)
+    found = []
+    for layer in layers:
+        parts = layer.path.split(".")
+        for i in range(len(parts) - 1, max(len(parts) - 3, -1), -1):
+            match = _ORDINAL.match(parts[i]) or _LETTER.match(parts[i])
+            if match:
+                where = (".".join((*parts[:i], match[1])), "a" if match[2].isalpha() else "1")
+                siblings[where].add(match[2])
+                found.append((layer, where, match[2]))
+                break
+            if not parts[i].isdigit() and words(parts[i]) not in (("norm",), ("conv",)):
+                break
+    for layer, where, own in found:
+        here = siblings[where]
+        letter = "abc".find(own) if {"a", "b"} <= here else -1
+        place = letter if own.isalpha() else int(own) - ("0" not in here)
+        if 0 <= place < len(_ORDINALS) and layer.last and layer.last[-1] not in _ORDINALS:
+            layer.words = (*(w for w in layer.words if w != own), _ORDINALS[place])
 
 
 def _number(layers: Iterable[Layer]) -> None:
@@ -220,9 +245,6 @@ def _describe(layer: Layer) -> None:
     layer.block = tuple(block)
     layer.last = next((w for w in (words(p) for p in reversed(parts)) if w), ())
     layer.words = tuple(w for part in parts for w in words(part))
-    ordinal = _ORDINAL.match(parts[-1])
-    if ordinal and layer.last and layer.last[-1] not in _ORDINALS.values():
-        layer.words += (_ORDINALS[ordinal[1]],)
     layer.tail = tuple(parts[-2:])
     layer.ancestors = above(layer.path)
 

@@ -169,7 +169,7 @@ def _mended(rules: list[Rule], taken: Applied, keys: list[str], names: Sequence[
         if there.get(target) == (source, op):
             continue
         if target not in there and source in at:
-            rules = [*rules, Rule((at[source],), (target,), op)]
+            rules = [*rules, Rule((at[source] + "$",), (target + "$",), op)]
         else:  # another tensor goes by that name when the rules are through
             rules = [Rule(source, (target,), op), *rules]
     return rules
@@ -179,10 +179,7 @@ def _mended(rules: list[Rule], taken: Applied, keys: list[str], names: Sequence[
 
 
 def _rules(pairs: Sequence[Pair], left_over: Sequence[str], names: set[str]) -> list[Rule]:
-    rules: list[Rule] = []
-    dotted = joining.without_dots(pairs)
-    if dotted is not None:
-        rules.append(dotted)
+    rules = [rule for rule in (joining.slashes(pairs), joining.without_dots(pairs)) if rule is not None]
     plan = joining.plan(pairs, left_over, names, rules)
     cases = [Case(i.key, *plan.goals.get((i.source, i.key), ("", "copy")), i.source[0]) for i in plan.items]
     renames = _renames(cases, names)

@@ -35,7 +35,11 @@ def reshaped(source: Sequence[Layer], target: Sequence[Layer], known: Sequence[M
         m
         for m in found
         if len(m.target.main) > 1
-        and (m.cost < _NAMED_ALIKE or (m.margin >= 9.0 and elements(m.target.main)[0] > _MANY))
+        and (
+            m.cost < _NAMED_ALIKE
+            or (m.margin >= 9.0 and elements(m.target.main)[0] > _MANY)
+            or (m.margin >= 1.0 and vocabulary().roles & set(m.source.last) & set(m.target.last))
+        )
     ]
 
 
@@ -167,12 +171,43 @@ def turned_squares(matches: Sequence[Match]) -> set[int]:
         here = votes.get((leaf, m.source.unit)) or votes.get((leaf, "*"))
         if here and here["turned"] and not here["copy"]:
             out.add(id(m.target))
+        elif not here and leaf == "bare" and _kind(m.target.leaves["weight"]) == "weight" and not _tables(m):
+            out.add(id(m.target))  # a matrix of its own is multiplied from the right, a Linear layer holds it turned
     return out
+
+
+def _tables(match: Match) -> bool:
+    return bool(_EMBEDDING & {*match.source.words, *match.target.words})
+
+
+def parts_of_biases(target: Sequence[Layer], matches: Sequence[Match]) -> list[tuple[Tensor, Tensor, str]]:
+    """``(target, source, op)`` for biases of queries and values that the source keeps in one with that of the keys."""
+    wanted: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for layer in target:
+        said = set(layer.last) & {"query", "key", "value"}
+        if len(said) == 1 and set(layer.leaves) == {"bias"}:
+            wanted[layer.path.rpartition(".")[0]][said.pop()] = layer.leaves["bias"]
+    out = []
+    for m in matches:
+        bias = m.source.leaves.get("bias")
+        if bias is None or "bias" in m.target.leaves or {"query", "key", "value"} - set(m.source.last):
+            continue
+        for role, tensor in wanted[m.target.path.rpartition(".")[0]].items():
+            if bias.shape == (3 * tensor.shape[0],):
+                out.append((tensor, bias, f"split:0:{('query', 'key', 'value').index(role)}/3"))
+    return out
+
+
+def of_its_own(tensor: Tensor) -> bool:
+    """Whether a matrix is a parameter of its own, not the weight of a layer."""
+    return _kind(tensor) == "bare"
 
 
 def _kind(tensor: Tensor) -> str:
     """What its module calls a weight; those that are parameters of their own are one kind."""
     leaf = tensor.key.rpartition(".")[2].rpartition("/")[2]
+    if leaf.endswith("_weight"):
+        return "weight"
     return leaf if leaf in vocabulary().leaves else "bare"
 
 

@@ -55,10 +55,13 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
     if refused:
         return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in every), (), refused)
 
-    _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), len(first) * 2 > len(target))
+    same_names, moved = len(first) * 2 > len(target), tuple(exact.moved_lists(source, target))
+    _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), same_names, moved)
     for tensor, source_bias in leftovers.doubled_bias(theirs, settled):
         reason = "the bias of the output layer beside it"
         out.pairs.setdefault(tensor.key, Pair(tensor.key, (source_bias.key,), "copy", "likely", reason))
+    for tensor, bias, op in leftovers.parts_of_biases(theirs, settled):
+        out.pairs.setdefault(tensor.key, Pair(tensor.key, (bias.key,), op, "likely", "one of the fused projections"))
     for tensor, parts, op in stacks:
         out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
     _complete(out, every, target)
@@ -67,7 +70,12 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
 
 
 def _collect(
-    out: KeyMap, known: Sequence[Match], matches: Sequence[Match], tied: Sequence[Match], same_names: bool
+    out: KeyMap,
+    known: Sequence[Match],
+    matches: Sequence[Match],
+    tied: Sequence[Match],
+    same_names: bool,
+    moved: tuple[str, ...],
 ) -> None:
     """Add the tensors of matched layers.
 
@@ -77,6 +85,7 @@ def _collect(
         matches: The others.
         tied: Pairs of layers that share their source with another.
         same_names: Whether most of the model goes by the same names: then names that differ are meant to.
+        moved: Modules of the model in which equal numbers may mean other layers.
     """
     turned = leftovers.turned_squares([*known, *matches])
     for m in known:
@@ -89,7 +98,8 @@ def _collect(
         twin = id(match) in alike
         if twin and same_names:
             continue
-        for pair in pairs_of(match, turned, confidence_of(match, twin=twin)):
+        twin = twin or any(t.key.startswith(moved) for t in match.target.leaves.values())
+        for pair in pairs_of(match, turned, confidence_of(match, twin=twin, rest=bool(known))):
             out.pairs.setdefault(pair.target, pair)
 
 

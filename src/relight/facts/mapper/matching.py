@@ -6,6 +6,7 @@ words, patterns and parents makes the next round better informed.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -290,7 +291,10 @@ def _unlike_shapes(s: Layer, t: Layer) -> float:
         if other is None:
             out += 0.25 if leaf != "num_batches_tracked" else 0.0
         elif other.shape != tensor.shape:
-            out += 0.5 if size_class(other.shape) == size_class(tensor.shape) else 0.8
+            if size_class(other.shape) == size_class(tensor.shape):
+                out += 0.5
+            else:
+                out += 0.6 if math.prod(other.shape) == math.prod(tensor.shape) else 0.8
     out += sum(0.25 for leaf in t.leaves if leaf not in s.leaves and leaf != "num_batches_tracked")
     return out
 

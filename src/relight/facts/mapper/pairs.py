@@ -21,7 +21,7 @@ class Pair:
         target: Key in the model.
         source: Keys in the checkpoint, in order.
         op: What makes the target of them: ``copy``, ``transpose``, ``reshape``, ``resize``, ``concat:D``,
-            ``split:D:I/N``, ``slice:D:A:B``, ``stack:0``, ``stack2:D``, joined by ``+``.
+            ``split:D:I/N``, ``slice:D:A:B``, ``stack:0``, ``stack2:D``, ``permute:A,B,C,D``, joined by ``+``.
         confidence: ``certain``, ``likely`` or ``ambiguous``.
         reason: In words.
         warning: Why the pair may be wrong although it fits, as for another kind of norm.
@@ -84,7 +84,7 @@ def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
             other = next(iter(s.leaves.values()))
         if other is None:
             continue
-        op = operation(other.shape, tensor.shape)
+        op = operation(other.shape, tensor.shape, kernel=other.key.endswith("kernel"))
         if op == "copy" and id(t) in turned and len(tensor.shape) == 2:
             op = "transpose"
         if op is None:
@@ -105,13 +105,26 @@ def pairs_of(match: Match, turned: set[int], confidence: str) -> list[Pair]:
             how = "concat:0" if op == "copy" else f"concat:0+{op}"
             keys = tuple(p.key for p in s.parts[leaf])
             out.append(Pair(tensor.key, keys, how, confidence, "the projections put together"))
+        elif op == "transpose" and other.shape == tensor.shape and leftovers.of_its_own(other):
+            reason = "a matrix of its own is multiplied from the right; a Linear layer holds it turned"
+            out.append(Pair(tensor.key, (other.key,), op, LEVELS[min(LEVELS.index(confidence), 1)], reason, warning))
         else:
             out.append(Pair(tensor.key, (other.key,), op, confidence, "name and place", warning))
     return out
 
 
-def operation(source: tuple[int, ...], target: tuple[int, ...]) -> str | None:
-    """What makes one shape of another without inventing a value."""
+def operation(source: tuple[int, ...], target: tuple[int, ...], *, kernel: bool = False) -> str | None:
+    """What makes one shape of another without inventing a value.
+
+    Args:
+        source: Shape in the checkpoint.
+        target: Shape in the model.
+        kernel: Whether it is a kernel of Flax or TensorFlow, whose last dimension is that of the output.
+    """
+    if kernel and len(source) == 4 and target == (source[3], source[2], source[0], source[1]):
+        return "permute:3,2,0,1"
+    if kernel and len(source) == 3 and len(target) == 2 and math.prod(source) == math.prod(target):
+        return "reshape+transpose"
     if source == target:
         return "copy"
     if len(source) > 1 and source == target[::-1]:
@@ -121,10 +134,17 @@ def operation(source: tuple[int, ...], target: tuple[int, ...]) -> str | None:
     return "resize" if leftovers.one_differs(source, target) else None
 
 
-def confidence_of(match: Match, *, twin: bool = False) -> str:
-    """How sure a pair is; layers that only an order tells apart are never more than ambiguous."""
+def confidence_of(match: Match, *, twin: bool = False, rest: bool = False) -> str:
+    """How sure a pair is.
+
+    Args:
+        match: The layers.
+        twin: Only an order tells them apart: never more than ambiguous.
+        rest: They are what equal names have left over: that none other has their size, or that places agree, says little then.
+    """
     if twin:
         return "ambiguous"
-    if match.margin > 0.6 and match.cost < (1.5 if match.margin >= 9.0 else 0.8):
+    named = not rest or bool(set(match.source.last) & set(match.target.last))
+    if named and match.margin > 0.6 and match.cost < (1.5 if match.margin >= 9.0 and not rest else 0.8):
         return "certain"
     return "likely" if match.margin > 0.15 else "ambiguous"

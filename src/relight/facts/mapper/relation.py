@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from relight.facts.mapper.layers import Layer, Tensor
+from relight.facts.mapper.layers import Layer, Tensor, dotted, split_key
 from relight.facts.mapper.matching import Match
+from relight.facts.mapper.words import stripped
 
 _HALF_FILLED = 0.5
+_SAME = 0.3  # cost of a layer that has the same name but for a word
+_MOST = 0.8
 _SURE = 1.3  # cost of a layer below which names or places, not sizes alone, speak for it
 
 
@@ -24,6 +27,8 @@ def unrelated(
     """
     counts = Counter(_sizes(t) for t in target if len(t.shape) > 1)
     once = {shape for shape, n in counts.items() if n == 1}
+    if sum(m.cost < _SAME for m in matches) >= _MOST * len({split_key(stripped(dotted(t.key)))[0] for t in source}):
+        return ""  # all that there is has its place: an adapter, or one part of the model
     named = [m for m in matches if m.cost < _SURE or set(m.source.last) & set(m.target.last)]
     settled = [t for m in named for t in m.target.leaves.values()]
     if not once or any(_sizes(t) in once for t in settled):

@@ -17,7 +17,8 @@ else:
 _HEAD = """# Rules that rewrite the keys of a checkpoint, one after the other: each sees what those before it made of a key.
 # {a}, {b} ... stand for numbers, {a-1} for one less, {a:1,3} for one of these (in the target: for the first, for the
 # second); {*} for every number there is. A * in front stands for any front, what follows is kept; with * on both sides
-# the text is replaced wherever it stands. Several targets take a tensor apart, op = "left out" takes a key away.
+# the text is replaced wherever it stands; with $ behind nothing may follow. Several targets take a tensor apart,
+# op = "left out" takes a key away.
 """
 
 

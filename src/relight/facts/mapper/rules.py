@@ -2,7 +2,8 @@
 
 A rule rewrites the front of a key: ``backbone.layer{a}.`` -> ``encoder.stages.{a-1}.``; what follows the written part is
 kept. With ``*`` in front it rewrites a stretch that begins anywhere at the start of a name, with ``*`` at both ends every
-place where the text stands. Each rule sees what those before it made of a key; a key that no rule fits keeps its name.
+place where the text stands; with ``$`` behind nothing may follow. Each rule sees what those before it made of a key; a
+key that no rule fits keeps its name.
 
 Numbers: ``{a}`` any, ``{a:1,3,5}`` one of these. In the target ``{a+1}``, ``{a*2+1}``, ``{3-a}``, ``{a*4+b}``,
 ``{a:0,1,2}`` (the first of the list for the first of the source's, and so on) and ``{a:0,4,8+b}``. ``{*}`` stands for
@@ -93,8 +94,9 @@ class _Source:
 
 
 def body(pattern: str) -> str:
-    """A pattern without the stars at its ends."""
-    return pattern.removeprefix("*").removesuffix("*") if pattern[:1] == "*" else pattern
+    """A pattern without the signs at its ends."""
+    text = pattern.removesuffix("$")
+    return text.removeprefix("*").removesuffix("*") if text[:1] == "*" else text
 
 
 @lru_cache(maxsize=8192)
@@ -119,7 +121,7 @@ def _compiled(pattern: str) -> _Source:
     everywhere = len(pattern) > 1 and pattern[0] == pattern[-1] == "*"
     if not everywhere:
         front = r"(?P<front>(?:.*\.)?)" if pattern.startswith("*") else ""
-        out = [front, *out, r"(?P<rest>.*)\Z"]
+        out = [front, *out, r"\Z" if pattern.endswith("$") else r"(?P<rest>.*)\Z"]
     return _Source(re.compile("".join(out), re.DOTALL), lists, max(literals, key=len), everywhere)
 
 
