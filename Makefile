@@ -9,9 +9,8 @@ SOURCES := src tests scripts benchmarks
 PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts docs new-rule bench corpus clean \
+.PHONY: help demo test check format lint types contracts docs new-rule bench keymap corpus clean \
 	oracle oracle-models oracle-lightning oracle-corpus
-.PHONY: help demo test check format lint types contracts docs new-rule bench keymap corpus clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -60,3 +60,30 @@ def test_a_constructor_that_wants_the_network(folder):
     assert [(f.cause, f.severity.value) for f in report.findings] == [("init-needs-network-or-files", "warning")]
     assert report.verdict is relight.Verdict.UNKNOWN
     assert report.unanswered
+
+
+def test_a_configuration_that_takes_no_new_keys(folder):
+    omegaconf = pytest.importorskip("omegaconf")
+    import torch
+
+    cfg = omegaconf.OmegaConf.create({"width": 3})
+    omegaconf.OmegaConf.set_struct(cfg, True)
+    state = {"net.weight": torch.zeros(2, 3), "net.bias": torch.zeros(2)}
+    torch.save(
+        {
+            "pytorch-lightning_version": "2.6.6",
+            "state_dict": state,
+            "hyper_parameters": cfg,
+            "hparams_name": "cfg",
+        },
+        folder / "model.ckpt",
+    )
+    source = SOURCE.format(call="").replace("__init__(self)", "__init__(self, cfg)")
+    (folder / "load.py").write_text(source)
+    assert relight.check("model.ckpt", target="load.py:Net", weights_only=False).findings == ()
+    report = relight.check("model.ckpt", target="load.py:Net", weights_only=False, init={"extra": 3})
+    assert [f.cause for f in report.findings] == ["omegaconf-update-kwargs"]
+    call = 'import load; load.Net.load_from_checkpoint("model.ckpt", weights_only=False, extra=3)'
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    assert report.prediction is not None
+    assert report.prediction.message.splitlines()[0] in done.stderr

@@ -61,6 +61,8 @@ def place(checkpoint: Checkpoint, environment: Environment, intent: Intent) -> P
         newer = at_least(environment.lightning, facts["maps_everything_to_cpu_below"]["version"])
         if newer is False:
             return Placement(tags, mapped=True)
+        if at_least(environment.lightning, facts["maps_what_is_absent_since"]["version"]) is False:
+            return _restore(tags, foreign, environment)  # a few versions between left it to torch
         # _default_map_location sends what is not there to the CPU, backend by backend, and keeps the rest.
         left = []
         for tag in foreign:

@@ -151,7 +151,7 @@ class Facts:
     @cached_property
     def weights_only(self) -> bool | None:
         """Whether the call unpickles with ``weights_only=True``; None if that is not known (fact ``environment``)."""
-        return imports.weights_only_in_effect(self.intent, self.environment)
+        return imports.weights_only_in_effect(self.intent, self.environment, self.question.path)
 
     @property
     def weights_only_or_none(self) -> bool | None:

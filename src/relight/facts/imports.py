@@ -74,8 +74,14 @@ class Blocked:
     module_blocked: bool = False
 
 
-def weights_only_in_effect(intent: Intent, environment: Environment) -> bool | None:
-    """Whether the call unpickles with ``weights_only=True``; None if the versions are not known."""
+def weights_only_in_effect(intent: Intent, environment: Environment, path: str = "") -> bool | None:
+    """Whether the call unpickles with ``weights_only=True``; None if the versions are not known.
+
+    Args:
+        intent: The call.
+        environment: Where.
+        path: What is loaded. For URLs Lightning has another default, the unsafe one.
+    """
     facts = data.load("lightning_behaviour")
     torch_default = at_least(environment.torch, facts["torch_load"]["weights_only_default_since"]["version"])
     if intent.weights_only is not None:
@@ -84,6 +90,9 @@ def weights_only_in_effect(intent: Intent, environment: Environment) -> bool | N
         return torch_default
     lightning = at_least(environment.lightning, facts["load_from_checkpoint"]["weights_only_argument_since"]["version"])
     if lightning is False or torch_default is False:
+        return False
+    urls = facts["load_from_checkpoint"]["urls_are_unsafe_by_default"]
+    if path.startswith("http") and at_least(environment.lightning, urls["since"]):
         return False
     return None if lightning is None or torch_default is None else True
 

@@ -248,6 +248,11 @@ def take_entry(facts: Facts, name: str, instead_of: str) -> str:
     return _edited(facts, f"ckpt[{literal(instead_of)}] = ckpt[{literal(name)}]")
 
 
+def open_struct(facts: Facts) -> str:
+    """Code that lets an OmegaConf configuration take new keys."""
+    return _edited(facts, "from omegaconf import OmegaConf", 'OmegaConf.set_struct(ckpt["hyper_parameters"], False)')
+
+
 def namespace_to_dict(facts: Facts) -> str:
     """Code that turns the hyper_parameters from a Namespace into a dict."""
     return _edited(facts, 'ckpt["hyper_parameters"] = vars(ckpt["hyper_parameters"])')

@@ -680,7 +680,22 @@ class Decoder(object):
             from omegaconf import OmegaConf
         except ImportError:
             return self
-        return OmegaConf.create(plain)
+        out = OmegaConf.create(plain)
+        if self.omegaconf_flag(["n", index], "struct"):
+            OmegaConf.set_struct(out, True)  # it takes no new keys then, also not from the call
+        return out
+
+    def omegaconf_flag(self, coded, name):
+        """A flag of a pickled configuration, None where it is not set."""
+        found = coded
+        for step in ("_metadata", "flags", name):
+            node = self.body(found)
+            if node is not None and node[0] == "call":
+                node = self.body(node[6]) if node[5] else None
+            if node is None or node[0] != "dict":
+                return None
+            found = next((v for k, v in node[1] if k == step), None)
+        return found if isinstance(found, bool) else None
 
     def omegaconf_plain(self, coded, depth):
         node = self.body(coded)

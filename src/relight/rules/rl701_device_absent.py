@@ -76,6 +76,12 @@ class DeviceAbsent(Rule):
             intent=_TORCH,
             cause="location-tag-unknown",
         ),
+        Fires(
+            name="a GPU file on a CPU, load_from_checkpoint of 2.0.2 to 2.0.9",
+            file=File(version="2.0.9", tensors=_CUDA),
+            env=Env(packages={"torch": "2.0.1", "pytorch-lightning": "2.0.9"}),
+            cause="cuda-on-cpu",
+        ),
         Silent(name="a GPU file on a CPU, load_from_checkpoint", file=File(tensors=_CUDA)),
         Silent(
             name="mapped to the CPU",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
-from relight.core.target import BuildFailure, FailureKind, InitParam
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
+from relight.core.target import BuildFailure, FailureKind, InitParam, Intent
+from relight.facts import snippets
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -57,6 +58,7 @@ class ConstructorFails(Rule):
         "hparam-object-none",
         "config-schema-drift",
         "interpolation-unresolved",
+        "omegaconf-update-kwargs",
         "dependency-api-mismatch",
         "lightning-api-removed",
         "import-side-effect-error",
@@ -128,6 +130,21 @@ class ConstructorFails(Rule):
                 ),
             ),
             cause="init-needs-network-or-files",
+            oracle=False,
+        ),
+        Fires(
+            name="an argument that a closed configuration does not take",
+            file=File(hparams={"width": 8}),
+            model=Model(
+                failure=BuildFailure(
+                    kind=FailureKind.INIT_ERROR,
+                    exception="omegaconf.errors.ConfigKeyError",
+                    message="Key 'extra' is not in struct\n    full_key: extra\n    object_type=dict",
+                    stage="construct",
+                )
+            ),
+            intent=Intent(init=("extra",)),
+            cause="omegaconf-update-kwargs",
             oracle=False,
         ),
         *(
@@ -216,7 +233,7 @@ class ConstructorFails(Rule):
         where = f"{failure.file}:{failure.line}" if failure.file else name
         exception = failure.exception or "Exception"
         fixes = []
-        context = [f"{exception}: {failure.message}"]
+        context = [f"{exception}: {' '.join(failure.message.split())}"]
         if not importing and not facts.calls_lightning:
             context.append("It was built without arguments, as nothing passes any; --init NAME=VALUE does.")
         elif not importing and re.search(r"'dict' object has no attribute", failure.message):
@@ -229,9 +246,23 @@ class ConstructorFails(Rule):
                     code=f"if isinstance({argument}, dict):\n    {argument} = argparse.Namespace(**{argument})",
                 )
             )
+        new_key = _new_key(facts, failure)
+        if new_key is not None:
+            context.append(
+                f"The file's hyper_parameters are an OmegaConf configuration that takes no new keys, and the call "
+                f"passes {new_key}."
+            )
+            fixes.append(
+                Fix(
+                    title="Let it take new keys, in a copy:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.SAFE,
+                    code=snippets.open_struct(facts),
+                )
+            )
         yield self.finding(
             f"{name} cannot be {'imported' if importing else 'built'}",
-            cause=_cause(failure, importing=importing),
+            cause="omegaconf-update-kwargs" if new_key is not None else _cause(failure, importing=importing),
             confidence=Confidence.LIKELY if facts.resolved_target.approximated else Confidence.CERTAIN,
             evidence=[Evidence(where, failure.source or "")],
             context=context,
@@ -272,6 +303,12 @@ class ConstructorFails(Rule):
             fixes=fixes,
             subjects=[name],
         )
+
+
+def _new_key(facts: Facts, failure: BuildFailure) -> str | None:
+    """The argument of the call that a configuration in struct mode does not take."""
+    found = re.search(r"Key '(\w+)' is not in struct", failure.message)
+    return found.group(1) if found and facts.calls_lightning and found.group(1) in facts.intent.init else None
 
 
 def _is_switch(param: InitParam) -> bool:

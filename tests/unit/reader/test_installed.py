@@ -172,3 +172,14 @@ def test_nothing_heavy_is_imported():
     code += "print([m for m in ('torch', 'numpy', 'importlib.metadata', 'email') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_package_with_compiled_parts(tmp_path) -> None:
+    from importlib.machinery import EXTENSION_SUFFIXES
+
+    for name in ("pure/sub/__init__.py", "pure/sub/deep.py", "fast/sub/deep.py", f"fast/_core{EXTENSION_SUFFIXES[0]}"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert not installed.is_compiled(str(tmp_path / "pure/sub/deep.py"), "pure.sub.deep")
+    assert not installed.is_compiled(str(tmp_path / "pure/sub/__init__.py"), "pure.sub")
+    assert installed.is_compiled(str(tmp_path / "fast/sub/deep.py"), "fast.sub.deep")
