@@ -66,10 +66,14 @@ class NothingLoaded(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """Only where nothing else is known of the keys: not one fits, and none could be paired."""
         diff = facts.keys
-        if facts.strict or not facts.attribution.unrelated:
+        if facts.strict or not facts.attribution.unrelated or diff.mismatched:
             return
+        fits = len(diff.matched)
         yield self.finding(
-            "not one tensor of this file gets into the model: it keeps its random values",
+            "not one tensor of this file gets into the model: it keeps its random values"
+            if not fits
+            else f"hardly a tensor of this file gets into the model ({fits} of {fits + len(diff.unexpected):,}): "
+            "the rest keeps its random values",
             evidence=[
                 Evidence(
                     "checkpoint", f"{describe.tensors(len(diff.unexpected))}: {describe.some(diff.unexpected, 3)}"
