@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
@@ -10,8 +9,9 @@ from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.mapper.learning import learn
 from relight.facts.mapper.pairs import Pair
-from relight.facts.patterns import ends_cut, folded_pairs
+from relight.facts.mapper.rules import LEFT_OUT, fits, left, right
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _OURS = {"emb.weight": (12, 8), "head.weight": (3, 8)} | {
@@ -24,6 +24,9 @@ _TURNED = {"wte.weight": (12, 8), "lm_head.weight": (3, 8)} | {
     for i in range(3)
     for name, shape in (("query", (8, 8)), ("c_up", (8, 32)), ("c_down", (32, 8)))
 }
+
+
+_SHOWN = 8
 
 
 class OtherNames(Rule):
@@ -75,10 +78,10 @@ class OtherNames(Rule):
             return
         for e in facts.attribution.of("converted"):
             pairs: tuple[Pair, ...] = e.about["pairs"]
-            lines = sorted(_lines(pairs), key=lambda line: -line[1])
-            evidence = [Evidence(what, describe.tensors(count)) for what, count in lines[:6]]
-            if len(lines) > 6:
-                evidence.append(Evidence("...", f"{len(lines) - 6} more"))
+            rules = _rules(facts, e.about["every"])
+            evidence = [Evidence(what, describe.tensors(count)) for what, count in rules[:_SHOWN]]
+            if len(rules) > _SHOWN:
+                evidence.append(Evidence("...", f"{len(rules) - _SHOWN} more rules: relight map shows them"))
             yield self.finding(
                 "the checkpoint is of this architecture, in the names of another program",
                 confidence=Confidence.LIKELY if not e.certain else confidence(facts, e),
@@ -91,28 +94,17 @@ class OtherNames(Rule):
             )
 
 
-def _lines(pairs: Sequence[Pair]) -> list[tuple[str, int]]:
-    """What becomes what, numbers folded, with how many tensors of the model that is."""
-    groups: dict[str, dict[tuple[str, str], int]] = defaultdict(dict)
-    for p in pairs:
-        op = "" if p.op == "copy" else f"  [{_OPS.get(p.op.partition(':')[0], p.op)}]"
-        names = ends_cut(p.source[0], p.target) if p.source != (p.target,) else (p.target, p.target)
-        groups[op][names] = groups[op].get(names, 0) + 1
+def _rules(facts: Facts, pairs: Sequence[Pair]) -> list[tuple[str, int]]:
+    """The few rules that say all pairs, applied one after the other, and how many tensors each rewrites."""
+    keys = [t.key for t in facts.checkpoint.tensors]
+    taken = {p.target for p in pairs}
+    others = [p.key for p in facts.spec.persistent if p.key not in taken]
+    rules = [r for r in learn(pairs, keys, others) if r.op != LEFT_OUT]
+    counts = fits(rules, keys, (*taken, *others))
     return [
-        (f"{old} -> {new}{op}" if old != new else f"{old}{op}", sum(counts[m] for m in members))
-        for op, counts in groups.items()
-        for (old, new), members in folded_pairs(counts).items()
+        (f"{left(r)} -> {right(r)}" + ("" if r.op == "copy" else f"  [{r.op}]"), n)
+        for r, n in zip(rules, counts, strict=True)
     ]
-
-
-_OPS = {
-    "transpose": "turned",
-    "split": "cut",
-    "slice": "cut",
-    "concat": "put together",
-    "stack": "stacked",
-    "stack2": "stacked",
-}
 
 
 def _context(facts: Facts, e: Explanation, pairs: Sequence[Pair]) -> list[str]:
@@ -121,7 +113,7 @@ def _context(facts: Facts, e: Explanation, pairs: Sequence[Pair]) -> list[str]:
     out = [
         f"{describe.tensors(len(pairs))} of the model {'has' if len(pairs) == 1 else 'have'} another name or layout"
         + (f", {fits:,} fit as they are" if fits else "")
-        + (f"; {guessed:,} pairs are told by names and places: a guess." if guessed else ".")
+        + (f"; {describe.counted(guessed, 'pair')} told by names and places: a guess." if guessed else ".")
     ]
     if e.about["silent"]:
         out.append(

@@ -47,7 +47,7 @@ def match_mapped(board: Board) -> None:
     names = folded_pairs(ends_cut(p.source[0], p.target) for p in simple)
     if len(simple) + len(regrouped) < len(pairs) or len(names) > _FEW_NAMES:
         turned_too = [p for p in found if p.source == (p.target,) and p.target in turned and p.op == "transpose"]
-        _add_converted(board, [*pairs, *turned_too], silent)
+        _add_converted(board, [*pairs, *turned_too], silent, tuple(found))
         return
     _add_renamed(board, simple)
     _add_regrouped(board, regrouped)
@@ -67,7 +67,7 @@ def _add_turned(board: Board, turned: Sequence[str], silent: tuple[str, ...]) ->
     )
 
 
-def _add_converted(board: Board, pairs: Sequence[Pair], silent: tuple[str, ...]) -> None:
+def _add_converted(board: Board, pairs: Sequence[Pair], silent: tuple[str, ...], every: tuple[Pair, ...]) -> None:
     """A model of another code base: many names, and tensors that are turned, cut or put together as well."""
     sources = dict.fromkeys(s for p in pairs for s in p.source)
     board.add(
@@ -79,7 +79,7 @@ def _add_converted(board: Board, pairs: Sequence[Pair], silent: tuple[str, ...])
             mismatched=tuple(board.mismatched[p.target] for p in pairs if p.target in board.mismatched),
             pairs=tuple((s, p.target) for p in pairs for s in p.source),
             certain=all(p.confidence == "certain" and p.op == "copy" for p in pairs),
-            about={"pairs": tuple(pairs), "silent": silent},
+            about={"pairs": tuple(pairs), "silent": silent, "every": every},
         )
     )
 
