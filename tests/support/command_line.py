@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -36,6 +37,8 @@ class CommandLine:
             app.main(arguments)
         except SystemExit as end:
             status = end.code
+        finally:
+            gc.enable()  # a command is a process that ends; this one has other tests to run
         out, err = self._capsys.readouterr()
         assert out.isascii(), [line for line in out.splitlines() if not line.isascii()]
         assert err.isascii(), err
