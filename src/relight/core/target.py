@@ -128,6 +128,7 @@ class ParamSpec:
         kind: ``parameter``, ``buffer`` or ``extra_state``.
         persistent: False for buffers that stay out of the state_dict.
         tied_with: Other keys that are the same tensor.
+        layout: ``strided``, or as torch names another (``sparse_coo``).
     """
 
     key: str
@@ -136,6 +137,7 @@ class ParamSpec:
     kind: str = "parameter"
     persistent: bool = True
     tied_with: tuple[str, ...] = ()
+    layout: str = "strided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,7 @@ class ModelSpec:
                     "kind": p.kind,
                     "persistent": p.persistent,
                     "tied_with": list(p.tied_with),
+                    "layout": p.layout,
                 }
                 for p in self.params
             ],
@@ -323,6 +326,7 @@ class ModelSpec:
                     p["kind"],
                     p["persistent"],
                     tuple(p["tied_with"]),
+                    p.get("layout", "strided"),
                 )
                 for p in data["params"]
             ),

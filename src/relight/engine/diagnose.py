@@ -165,6 +165,13 @@ def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list
             return ["this Python has no torch to build the model with; --python PATH names one that has"]
         if failure is not None and failure.kind is FailureKind.UNKNOWN:
             out.append(failure.message)
+        elif failure is not None and failure.kind is FailureKind.INIT_ERROR and not facts.constructs:
+            # The model that the call gets is the user's own, made with arguments that nobody told.
+            name = target.class_name or facts.question.target or "the target"
+            out.append(
+                f"{name} could not be built here ({failure.exception}: {' '.join(failure.message.split())}); "
+                "--init NAME=VALUE passes arguments"
+            )
         rehearsal = target.rehearsal
         if rehearsal is not None and rehearsal.ok is None:
             out.append(f"{rehearsal.stage} of the class needs real values ({rehearsal.exception}); that was not tried")

@@ -129,6 +129,11 @@ class Facts:
         """Whether the call goes through Lightning (``load`` and ``resume``)."""
         return self.intent.call is not IntentCall.WEIGHTS
 
+    @property
+    def constructs(self) -> bool:
+        """Whether the call itself makes the model, from the file's hyper_parameters; else it is given one."""
+        return self.intent.call is IntentCall.LOAD
+
     @cached_property
     def call_name(self) -> str:
         """Name of the call, as a message would put it."""
@@ -145,7 +150,9 @@ class Facts:
             return self.intent.strict
         spec = None if self._target is None else self._target.spec
         if spec is not None and spec.strict_loading is not None and self.calls_lightning:
-            return spec.strict_loading
+            # Lightning asks the class since 2.2 (core/saving.py: _load_state); before, it is an attribute like any other.
+            old = self.environment_known and at_least(self.environment.lightning, "2.2") is False
+            return True if old else spec.strict_loading
         return True
 
     @cached_property

@@ -455,6 +455,7 @@ def _spec(
                 p["kind"],
                 p["persistent"],
                 tuple(p["tied_with"]),
+                p["layout"],
             )
             for p in data.get("params", ())
         ),

@@ -1369,9 +1369,11 @@ def describe(model, names, torch):
     for key, value, shape, kind, persistent in rows:
         tied = [k for k in groups.get(id(value), ()) if k != key] if value is not None and persistent else []
         dtype = None if value is None else str(value.dtype)[6:]
+        layout = "strided" if value is None else str(value.layout)[6:]
         params.append(
-            {"key": key, "dtype": dtype, "shape": shape, "kind": kind, "persistent": persistent, "tied_with": tied}
-        )
+            {"key": key, "dtype": dtype, "shape": shape, "kind": kind, "persistent": persistent, "tied_with": tied,
+             "layout": layout}
+        )  # fmt: skip
     tree = []
     for path, module in modules.items():
         try:

@@ -80,7 +80,7 @@ class ArgumentMissing(Rule):
 
     def check(self, facts: Facts) -> Iterator[Finding]:
         """What the signature says; the real exception, where one was seen, gives the text."""
-        if not facts.calls_lightning:
+        if not facts.constructs:
             return
         arguments = facts.arguments
         target = facts.resolved_target

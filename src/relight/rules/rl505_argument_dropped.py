@@ -73,7 +73,7 @@ class ArgumentDropped(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """An ERROR where shapes prove it, a WARNING where they cannot."""
         arguments = facts.arguments
-        if arguments is None or not facts.calls_lightning:
+        if arguments is None or not facts.constructs:
             return
         proved = {}
         modelled = facts.resolved_target.spec is not None and facts.resolved_target.class_kind != "datamodule"

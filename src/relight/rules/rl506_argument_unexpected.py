@@ -83,7 +83,7 @@ class ArgumentUnexpected(Rule):
     def check(self, facts: Facts) -> Iterator[Finding]:
         """Word the exception."""
         failure = facts.resolved_target.failure
-        if failure is None or failure.kind is not FailureKind.INIT_ERROR or not facts.calls_lightning:
+        if failure is None or failure.kind is not FailureKind.INIT_ERROR or not facts.constructs:
             return
         if facts.targets_base_class:
             return  # it takes nothing at all: another rule says so

@@ -227,16 +227,14 @@ class ConstructorFails(Rule):
         if failure is None or failure.kind not in (FailureKind.INIT_ERROR, FailureKind.IMPORT_ERROR):
             return
         importing = failure.kind is FailureKind.IMPORT_ERROR
-        if not importing and facts.calls_lightning and _OF_OTHER_RULES.search(failure.message):
+        if not importing and (not facts.constructs or _OF_OTHER_RULES.search(failure.message)):
             return
         name = facts.resolved_target.class_name or facts.question.target or "the target"
         where = f"{failure.file}:{failure.line}" if failure.file else name
         exception = failure.exception or "Exception"
         fixes = []
         context = [f"{exception}: {' '.join(failure.message.split())}"]
-        if not importing and not facts.calls_lightning:
-            context.append("It was built without arguments, as nothing passes any; --init NAME=VALUE does.")
-        elif not importing and re.search(r"'dict' object has no attribute", failure.message):
+        if not importing and re.search(r"'dict' object has no attribute", failure.message):
             context.append("Lightning saves a Namespace as a dict and gives the dict back.")
             argument = facts.lightning.hparams_name or "hparams"
             fixes.append(

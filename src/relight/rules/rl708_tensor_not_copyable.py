@@ -102,8 +102,6 @@ class TensorNotCopyable(Rule):
             yield self.finding(
                 f"{describe.tensors(len(keys))} {'has' if len(keys) == 1 else 'have'} {said}",
                 cause="meta-in-file" if layout == "meta" else "non-tensor-value",
-                # A model may have sparse tensors of its own: a spec does not say.
-                confidence=Confidence.LIKELY if layout == "sparse" else Confidence.CERTAIN,
                 evidence=[Evidence(describe.some(keys), layout)],
                 fixes=[_fix(way)],
                 subjects=keys,
@@ -122,7 +120,7 @@ def _differs(tensor: TensorEntry, param: ParamSpec) -> bool:
     if tensor.layout == "quantized":
         wanted = BY_NAME.get(param.dtype or "")
         return wanted is not None and wanted.kind != "quantized"
-    return tensor.layout == "sparse"
+    return tensor.layout == "sparse" and param.layout == "strided"
 
 
 def _fix(way: str | None) -> Fix:
