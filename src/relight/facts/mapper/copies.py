@@ -26,12 +26,14 @@ def live(source: Sequence[Tensor], target: Sequence[Tensor]) -> list[Tensor]:
     """
     kept = list(source)
     for depth in range(1, _DEPTH + 1):
+        split = [(t.key.split(".", depth), t.shape) for t in kept]
+        suspects = {n[depth - 1] for n, _ in split if len(n) > depth}
+        if not any(_is_copy(own) for own in suspects):
+            continue
         parts: dict[str, dict[str, dict[str, tuple[int, ...]]]] = defaultdict(lambda: defaultdict(dict))
-        for t in kept:
-            names = t.key.split(".")
+        for names, shape in split:
             if len(names) > depth:
-                parent, own = ".".join(names[: depth - 1]), names[depth - 1]
-                parts[parent][own][plain(".".join(names[depth:]))] = t.shape
+                parts[".".join(names[: depth - 1])][names[depth - 1]][plain(names[depth])] = shape
         for parent, siblings in parts.items():
             for own, part in siblings.items():
                 others = [o for name, o in siblings.items() if name != own and not _is_copy(name)]

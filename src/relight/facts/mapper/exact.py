@@ -119,8 +119,8 @@ def moved_lists(source: Sequence[Tensor], target: Sequence[Tensor]) -> set[str]:
     for side in (source, target):
         found: dict[str, dict[int, tuple[int, ...]]] = defaultdict(dict)
         for t in side:
-            match = _IN_LIST.match(t.key)
-            if match and len(t.shape) > 1:
+            match = _IN_LIST.match(t.key) if len(t.shape) > 1 else None
+            if match:
                 found[f"{match[1]}.#{match[3]}"][int(match[2])] = t.shape
         lists.append(found)
     out = set()

@@ -18,6 +18,7 @@ _BLOB_END = re.compile(r"_bn_(?:s|b|rm|riv)$")
 _DIGITS = re.compile(r"\d+")
 _ORDINAL = re.compile(r"([A-Za-z_]*[A-Za-z]_?)([0-3])$")
 _LETTER = re.compile(r"((?:.*\d)?)([abc])$")
+_COUNTED = frozenset("0123abc")
 _ORDINALS = ("first", "second", "third")
 _MAIN = ("weight", "weight_v", "bias", "running_mean")
 
@@ -185,7 +186,7 @@ def _count(layers: Sequence[Layer]) -> None:
     for layer in layers:
         parts = layer.path.split(".")
         for i in range(len(parts) - 1, max(len(parts) - 3, -1), -1):
-            match = _ORDINAL.match(parts[i]) or _LETTER.match(parts[i])
+            match = (_ORDINAL.match(parts[i]) or _LETTER.match(parts[i])) if parts[i][-1:] in _COUNTED else None
             if match:
                 where = (".".join((*parts[:i], match[1])), "a" if match[2].isalpha() else "1")
                 siblings[where].add(match[2])

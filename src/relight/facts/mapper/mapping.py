@@ -98,7 +98,8 @@ def _collect(
         twin = id(match) in alike
         if twin and same_names:
             continue
-        twin = twin or any(t.key.startswith(moved) for t in match.target.leaves.values())
+        if moved and any(t.key.startswith(moved) for t in match.target.leaves.values()):
+            twin = True
         for pair in pairs_of(match, turned, confidence_of(match, twin=twin, rest=bool(known))):
             out.pairs.setdefault(pair.target, pair)
 

@@ -21,6 +21,7 @@ _FORBIDDEN = 50.0
 _ORDER = 0.1  # weight of the listing order, which is weak evidence
 _TOO_DEAR = 3.5
 _FEW_TWINS = 64
+_GUESSED = 0.5  # margin of layers that are aligned although their blocks do not agree
 _NEAR = 3  # parents that are looked at, from the layer upwards
 _NONE: dict[str, int] = {}
 
@@ -175,6 +176,8 @@ class Matcher:
                 rivals = [v for i, v in enumerate(cost[row]) if i != column]
                 margin = min([v - cost[row][column] for v in rivals], default=9.0)
                 here = groups[0][names[0][column]], groups[1][names[1][row]]
+                if not _in_step(*here):
+                    margin = min(margin, _GUESSED)
                 # Layers that are aligned one by one cost what the sample did.
                 same = cost[row][column] if len(here[0]) == len(here[1]) else None
                 for s, t in _aligned(*here):
@@ -401,16 +404,36 @@ def _told_apart(a: Match, b: Match) -> bool:
 
 def _shared(s: Layer, t: Layer) -> int:
     """Words that two layers have in common."""
-    return sum((Counter(s.words) & Counter(t.words)).values()) + (s.own == t.own and s.own != ())
+    left = list(t.words)
+    n = 0
+    for word in s.words:
+        if word in left:
+            left.remove(word)
+            n += 1
+    return n + (s.own == t.own and s.own != ())
 
 
-def _by_pattern(layers: list[Layer]) -> dict[str, list[Layer]]:
-    out: dict[str, list[Layer]] = defaultdict(list)
+def _by_pattern(layers: list[Layer]) -> dict[tuple[str, tuple[str, ...]], list[Layer]]:
+    """Layers that differ in the numbers of their blocks only: what is first and second in a block is not one."""
+    out: dict[tuple[str, tuple[str, ...]], list[Layer]] = defaultdict(list)
     for layer in layers:
-        out[layer.pattern].append(layer)
+        out[layer.pattern, layer.words].append(layer)
     for members in out.values():
         members.sort(key=lambda m: m.block)
     return out
+
+
+def _in_step(source: list[Layer], target: list[Layer]) -> bool:
+    """Whether two lists that are aligned by their order have as many members in each outermost block."""
+    if len(source) != len(target):
+        mine = {s.block for s in source}
+        theirs = {t.block for t in target}
+        return mine <= theirs or theirs <= mine
+    if len(source[0].block) != len(target[0].block) or len(source[0].block) < 2:
+        return True
+    counts = (Counter(layer.block[0] for layer in side) for side in (source, target))
+    mine_each, theirs_each = ([n for _, n in sorted(c.items())] for c in counts)
+    return mine_each == theirs_each
 
 
 def _aligned(source: list[Layer], target: list[Layer]) -> list[tuple[Layer, Layer]]:
