@@ -43,9 +43,19 @@ class Placement:
     unknown: str | None = None
 
 
-def place(checkpoint: Checkpoint, environment: Environment, intent: Intent) -> Placement:
-    """Follow every tag through the call."""
+def place(checkpoint: Checkpoint, environment: Environment, intent: Intent, *, safe: bool | None = None) -> Placement:
+    """Follow every tag through the call.
+
+    Args:
+        checkpoint: The file.
+        environment: Devices and versions.
+        intent: The call.
+        safe: Whether the safe unpickler will read it (``weights_only``); None if that is not known.
+    """
     tags = Counter(s.device for s in checkpoint.storages.values())
+    without_storage = _without_storage(checkpoint, environment, intent)
+    if without_storage is not None and safe is not True:  # else it is refused before it comes to that
+        return without_storage
     foreign = [t for t in tags if t != "cpu"]
     if intent.map_location is not None:
         wanted = intent.map_location
@@ -73,6 +83,37 @@ def place(checkpoint: Checkpoint, environment: Environment, intent: Intent) -> P
                 left.append(tag)
         return _restore(tags, left, environment) if left else Placement(tags, mapped=True)
     return _restore(tags, foreign, environment)
+
+
+def _without_storage(checkpoint: Checkpoint, environment: Environment, intent: Intent) -> Placement | None:
+    """Tensors of devices that have no storages (XLA): they are rebuilt from numpy arrays, and map_location hardly helps.
+
+    Source: torch/_utils.py, ``_rebuild_device_tensor_from_numpy``; since 2.4 (pull request 126728) it asks
+    ``map_location``, which may be a device or a dict and no function, and Lightning passes a function.
+    """
+    tags = Counter(t.device for t in checkpoint.tensors if t.layout == "numpy" and t.device != "cpu")
+    if not tags:
+        return None
+    tag = next(iter(tags))
+    asks = at_least(environment.torch, "2.4")
+    if intent.map_location is None and intent.call is not IntentCall.WEIGHTS and asks:
+        return Placement(
+            tags, tag, message="Callable map_location not supported with _rebuild_wrapper_subclass or "
+            "_rebuild_device_tensor_from_numpy"
+        )  # fmt: skip
+    if asks is None:
+        return Placement(tags, unknown=f"whether this torch can rebuild {tag} tensors elsewhere is not known")
+    if intent.map_location == "cpu" and asks:
+        return Placement(tags, mapped=True)
+    backend = _backend(tag)
+    if backend == "xla" and _available(backend, environment) is False:
+        return Placement(
+            tags,
+            tag,
+            exception="NotImplementedError",
+            message=f"Could not run 'aten::empty.memory_format' with arguments from the '{backend.upper()}' backend.",
+        )
+    return Placement(tags, unknown=f"whether this machine can restore a {backend} tensor is not known")
 
 
 def _backend(tag: str) -> str:

@@ -230,7 +230,7 @@ class Facts:
     def placement(self) -> devices.Placement:
         """The file's location tags in this call (facts ``contents``, ``environment``)."""
         self._need_contents()
-        return devices.place(self.checkpoint, self.environment, self.intent)
+        return devices.place(self.checkpoint, self.environment, self.intent, safe=self.weights_only)
 
     @cached_property
     def memory(self) -> memory.Memory:

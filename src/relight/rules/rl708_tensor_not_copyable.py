@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.checkpoint import TensorEntry
 from relight.core.dtypes import BY_NAME
-from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Prediction, Stage
+from relight.core.finding import Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall, ParamSpec
 from relight.facts import describe
 from relight.facts.facts import Facts

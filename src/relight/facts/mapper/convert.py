@@ -30,8 +30,11 @@ def convert(found: KeyMap, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if missing:
             raise UsageError(f"the state_dict has no {missing[0]}: the mapping is for another file")
         tensors = [state_dict[s] for s in pair.source]
-        for step in pair.op.split("+"):
-            tensors = [_apply(step, tensors, found.shapes.get(key, ()), key)]
+        steps = pair.op.split("+")
+        shape = found.shapes.get(key, ())
+        for step, then in zip(steps, [*steps[1:], ""], strict=True):
+            # What is turned afterwards has to be reshaped to the turned shape.
+            tensors = [_apply(step, tensors, shape[::-1] if then == "transpose" else shape, key)]
         out[key] = tensors[0]
     return out
 
@@ -43,6 +46,8 @@ def _apply(step: str, tensors: Sequence[Any], shape: tuple[int, ...], key: str) 
         return first
     if op == "transpose":
         return first.permute(*reversed(range(first.dim()))).contiguous()
+    if op == "permute":
+        return first.permute(*map(int, how[0].split(","))).contiguous()
     if op == "reshape":
         return first.reshape(shape)
     if op == "concat":

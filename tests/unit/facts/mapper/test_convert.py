@@ -31,6 +31,8 @@ C = A - 100
         ("split:1:2/3", "A", A[:, 2:]),
         ("split:1:0/3+transpose", "A", A[:, :1].t()),
         ("slice:0:1:4", "A", A[1:4]),
+        ("permute:1,0", "A", A.t()),
+        ("reshape+transpose", "A", A.t()),
         ("stack:0", "AB", torch.stack([A, B])),
         ("stack2:1", "ABCA", torch.cat([torch.stack([A, B]), torch.stack([C, A])], dim=1)),
     ],
