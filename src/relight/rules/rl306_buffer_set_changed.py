@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
+from relight.core.target import Intent
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error
@@ -126,6 +127,13 @@ class BufferSetChanged(Rule):
         ),
         Silent(name="an integer tensor of a layer that is gone",
                file=File(tensors={**_NET, "quant.weight": Tensor((4,), dtype="int64")}), model=Model(params=_NET)),
+        Silent(name="states of a metric on both sides", file=File(tensors={**_NET, "train_acc.tp": (3,)}),
+               model=Model(params={**_NET, "train_acc.tp": (3,)}, buffers=("train_acc.tp",))),
+        Silent(name="counters of a profiler, not strict", file=File(tensors={**_NET, "total_ops": (1,)}),
+               model=Model(params=_NET), intent=Intent(strict=False)),
+        Silent(name="a batch norm of the model alone, with its counter", file=File(tensors=_NET),
+               model=Model(params={**_NET, "bn.weight": (2,), "bn.num_batches_tracked": ()},
+                           buffers=("bn.num_batches_tracked",))),
         Silent(name="the same buffers", file=File(tensors={**_NET, "criterion.pos_weight": (2,)}),
                model=Model(params={**_NET, "criterion.pos_weight": (2,)}, buffers=("criterion.pos_weight",))),
         Silent(name="a layer of the net", file=File(tensors={**_NET, "head.weight": (2, 2)}), model=Model(params=_NET)),

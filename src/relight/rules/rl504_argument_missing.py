@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
-from relight.core.target import BuildFailure, FailureKind, InitParam, Intent
+from relight.core.target import BuildFailure, FailureKind, InitParam, Intent, IntentCall
 from relight.facts.arguments import missing_message
 from relight.facts.facts import Facts
 from relight.facts.question import Code
@@ -67,6 +67,18 @@ class ArgumentMissing(Rule):
             name="a LightningDataModule whose arguments are in the file",
             file=File(extra={"datamodule_hyper_parameters": {"root": "data"}}),
             model=Model(kind="datamodule", init=("root",)),
+        ),
+        Silent(
+            name="to be resumed: the model is the user's, made with arguments of its own",
+            file=File(hparams={}),
+            model=Model(init=("width",)),
+            intent=Intent(call=IntentCall.RESUME),
+        ),
+        Silent(
+            name="only the weights: the model is the user's",
+            file=File(hparams={}),
+            model=Model(init=("width",)),
+            intent=Intent(call=IntentCall.WEIGHTS),
         ),
         Silent(name="all are saved", file=File(hparams={"width": 8, "depth": 2}), model=Model(init=("width", "depth"))),
         Silent(name="the new one has a default", model=Model(init=(InitParam("depth", False, "2"),))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Severity
-from relight.core.target import InitParam
+from relight.core.target import InitParam, Intent, IntentCall
 from relight.facts import describe
 from relight.facts.comparison import load_error
 from relight.facts.facts import Facts
@@ -65,6 +65,12 @@ class ArgumentDropped(Rule):
             name="the same value as the default",
             file=File(hparams={"dropout": 0.5}),
             model=Model(init=(InitParam("dropout_rate", False, "0.5"),)),
+        ),
+        Silent(
+            name="only the weights: nothing is passed to the constructor",
+            file=File(hparams={"dropout": 0.1}),
+            model=Model(init=(InitParam("dropout_rate", False, "0.5"),)),
+            intent=Intent(call=IntentCall.WEIGHTS),
         ),
         Silent(name="taken by **kwargs", file=File(hparams={"dropout": 0.1}),
                model=Model(init=(InitParam("dropout_rate", False, "0.5"),), var_keyword=True)),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
-from relight.core.target import BuildFailure, FailureKind, InitParam, Intent
+from relight.core.target import BuildFailure, FailureKind, InitParam, Intent, IntentCall
 from relight.facts import snippets
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
@@ -202,6 +202,18 @@ class ConstructorFails(Rule):
             )
         ),
         Silent(name="a model that can be built"),
+        *(
+            Silent(
+                name=f"{what}: the model is the user's, made with arguments of its own",
+                model=Model(
+                    failure=BuildFailure(
+                        kind=FailureKind.INIT_ERROR, exception="AttributeError", message="x", stage="construct"
+                    )
+                ),
+                intent=Intent(call=call),
+            )
+            for what, call in (("to be resumed", IntentCall.RESUME), ("only the weights", IntentCall.WEIGHTS))
+        ),
         Silent(
             name="a missing argument",
             model=Model(
