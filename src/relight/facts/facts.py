@@ -202,7 +202,7 @@ class Facts:
             return None
         for resolution in self.resolutions:
             if resolution.found in (imports.Found.NO_MODULE, imports.Found.NO_ATTRIBUTE):
-                return unpickling.import_error(resolution, self.call_name)
+                return unpickling.import_error(resolution, self.call_name, self.environment)
             if unpickling.foreign_path(resolution, self.environment):
                 return unpickling.unsupported_path(resolution, self.environment, self.call_name)
             bad = unpickling.bad_enum(resolution)
@@ -247,7 +247,8 @@ class Facts:
             raise MissingFact("contents", "a LightningDataModule takes no weights")
         if self.checkpoint.state_dict_path is None:
             raise MissingFact("contents", "nothing in the file looks like a state_dict")
-        return keys.compare(self.checkpoint, spec, self.rehearsal)
+        torch = self.environment.torch if self.environment_known else None
+        return keys.compare(self.checkpoint, spec, self.rehearsal, torch=torch)
 
     @cached_property
     def arguments(self) -> Arguments | None:

@@ -195,6 +195,9 @@ def _by_name(ref: Global, environment: Environment, *, patched: bool) -> _Answer
     entry = moved_name(ref)
     if entry is None:
         return None
+    module = _redirected(ref.module, environment) if patched else ref.module
+    if environment.modules is not None and module.partition(".")[0] not in environment.modules:
+        return None  # the package goes by another name here: what it has counts for nothing
     version = _version(entry["package"], environment)
     if version is None:
         return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
 from relight.core.target import ModelSpec, ParamSpec, Rehearsal
+from relight.facts.versions import at_least
 
 # Load hooks that this module renders; a module with any other hook makes the comparison a guess.
 RENDERED_HOOKS = frozenset(
@@ -102,22 +103,29 @@ class _Walk:
     uncertain: list[str] = field(default_factory=list)
 
 
-def compare(checkpoint: Checkpoint, spec: ModelSpec, rehearsal: Rehearsal | None = None) -> KeyDiff:
+def compare(
+    checkpoint: Checkpoint, spec: ModelSpec, rehearsal: Rehearsal | None = None, *, torch: str | None = None
+) -> KeyDiff:
     """What torch finds when this state_dict is loaded into this model.
 
     Args:
         checkpoint: Source of keys, shapes and ``_metadata``.
         spec: The model.
         rehearsal: What the real class said, where it was asked: it overrules the rendering.
+        torch: Version that compares, None if it is not known: then a new one is taken.
     """
     entries: dict[str, TensorEntry | None] = {t.key: t for t in checkpoint.tensors}
     entries.update(dict.fromkeys(checkpoint.extra_keys))
-    static = _render(entries, spec, checkpoint.metadata)
+    static = _render(entries, spec, checkpoint.metadata, lenient=at_least(torch, "2.4") is False)
     return static if rehearsal is None else _overruled(static, entries, spec, rehearsal)
 
 
 def _render(
-    entries: Mapping[str, TensorEntry | None], spec: ModelSpec, metadata: Mapping[str, int | None] | None
+    entries: Mapping[str, TensorEntry | None],
+    spec: ModelSpec,
+    metadata: Mapping[str, int | None] | None,
+    *,
+    lenient: bool,
 ) -> KeyDiff:
     walk = _Walk()
     by_owner: dict[str, list[ParamSpec]] = {}
@@ -135,9 +143,8 @@ def _render(
         version = None if metadata is None else metadata.get(path)
         _apply_hooks(walk, path, hooks.get(path, ()), state, by_owner.get(path, []), version)
         _load_own(walk, path, state, by_owner.get(path, []), hooks.get(path, ()))
-        _find_unexpected(
-            walk, path, state, keys_under.get(path, ()), by_owner.get(path, []), child_names.get(path, set())
-        )
+        own, children = by_owner.get(path, []), child_names.get(path, set())
+        _find_unexpected(walk, path, state, keys_under.get(path, ()), own, children, lenient=lenient)
     return KeyDiff(
         missing=tuple(walk.missing),
         unexpected=tuple(walk.unexpected),
@@ -237,7 +244,14 @@ def _find_unexpected(
     under: Sequence[str],
     params: Sequence[ParamSpec],
     children: set[str],
+    *,
+    lenient: bool,
 ) -> None:
+    """Keys below a module that it has no place for.
+
+    Before torch 2.4 only the first name behind the module was looked at, and any of its own would do: a key below the
+    name of a parameter (``fc.weight.absmax``) passed. Source: torch/nn/modules/module.py of 2.3 and 2.4.
+    """
     own = {p.key for p in params if p.persistent}
     prefix = f"{path}." if path else ""
     extra = prefix + "_extra_state"
@@ -247,6 +261,8 @@ def _find_unexpected(
         if key not in state or key == extra:  # renamed by a hook
             continue
         first, dot, _ = key[len(prefix) :].partition(".")
+        if lenient and (first in children or prefix + first in own):
+            continue
         if (dot and first not in children) or (not dot and key not in own):
             walk.unexpected.append(key)
 

@@ -30,7 +30,7 @@ def refusal(blocked: Blocked, call: str) -> Prediction:
     return Prediction(Stage.UNPICKLE, call, "_pickle.UnpicklingError", message)
 
 
-def import_error(resolution: Resolution, call: str) -> Prediction:
+def import_error(resolution: Resolution, call: str, environment: Environment) -> Prediction:
     """What the ordinary unpickler says to a name that is not there."""
     if resolution.found is Found.NO_MODULE:
         return Prediction(
@@ -39,7 +39,10 @@ def import_error(resolution: Resolution, call: str) -> Prediction:
             "ModuleNotFoundError",
             f"No module named {resolution.missing_module or resolution.ref.module!r}",
         )
-    if call == "torch.load":
+    if call == "torch.load" and at_least(environment.lightning, "1.9") and not at_least(environment.lightning, "2.0"):
+        # Once imported, this Lightning is the unpickler of every torch.load: _graveyard/legacy_import_unpickler.py.
+        message = f"attribute {resolution.ref.name!r}"
+    elif call == "torch.load":
         message = f"Can't get attribute {resolution.ref.name!r}"
     else:
         # Lightning's _RedirectingUnpickler is the pure-Python one, whose words differ.

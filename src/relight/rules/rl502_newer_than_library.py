@@ -84,6 +84,10 @@ class NewerThanLibrary(Rule):
             dtype = BY_NAME.get(tensor.dtype)
             if dtype is not None and dtype.since is not None and at_least(torch, dtype.since) is False:
                 unknown.setdefault(dtype.name, []).append(tensor.key)
+        # The function that rebuilds such tensors is named before their type: torch/_tensor.py, _reduce_ex_internal.
+        rebuild = "_rebuild_tensor_v3"
+        named = any(g.full_name == f"torch._utils.{rebuild}" for g in facts.checkpoint.globals)
+        before = named and at_least(torch, "2.2") is False
         for name, keys in unknown.items():
             since = BY_NAME[name].since
             yield self.finding(
@@ -98,5 +102,5 @@ class NewerThanLibrary(Rule):
                     )
                 ],
                 subjects=keys,
-                predicts=Prediction(Stage.UNPICKLE, facts.call_name, "AttributeError", name),
+                predicts=Prediction(Stage.UNPICKLE, facts.call_name, "AttributeError", rebuild if before else name),
             )
