@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, inspect, map_keys, spec, verify
+    from relight.api import check, diff, inspect, map_keys, spec, verify, write_baseline
     from relight.core.checkpoint import Checkpoint
     from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
-    from relight.core.finding import Finding, Fix, Report, Verdict
+    from relight.core.finding import Finding, Fix, Verdict
     from relight.core.target import Environment, ModelSpec
+    from relight.report.printable import Report
 
 _HOMES = {
     "check": "relight.api",
@@ -34,6 +35,7 @@ _HOMES = {
     "map_keys": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
+    "write_baseline": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
@@ -41,7 +43,7 @@ _HOMES = {
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
     "RelightError": "relight.core.errors",
-    "Report": "relight.core.finding",
+    "Report": "relight.report.printable",
     "RuleDefinitionError": "relight.core.errors",
     "SourceError": "relight.core.errors",
     "UsageError": "relight.core.errors",
@@ -68,6 +70,7 @@ __all__ = [
     "map_keys",
     "spec",
     "verify",
+    "write_baseline",
 ]
 
 

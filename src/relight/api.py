@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
-    from relight.core.finding import Report
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
+    from relight.engine.choice import Choice
     from relight.facts.diff import Difference
     from relight.facts.mapper.layers import Tensor
     from relight.facts.mapper.pairs import KeyMap
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
+    from relight.report.printable import Report
 
     TensorLike: TypeAlias = "tuple[str, Iterable[int], str]"
 
@@ -95,7 +96,10 @@ def check(
     map_location: str | None = None,
     init: Mapping[str, object] | None = None,
     hparams_file: str | None = None,
+    select: Iterable[str] | None = None,
     ignore: Mapping[str, str] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    explain: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Will it load, into this model, here, for this purpose, and if not, why and what to do?
@@ -113,61 +117,161 @@ def check(
         map_location: ``map_location`` as the call will pass it; None where it does not.
         init: Keyword arguments that load_from_checkpoint passes on to the constructor.
         hparams_file: ``hparams_file`` as the call will pass it.
-        ignore: Code or name of a rule to the reason why its findings are not wanted.
+        select: Rules whose findings are wanted, by code, prefix of codes (``RL3``) or name; None for all.
+        ignore: Rule, said in the same ways, to the reason why its findings are not wanted.
+        baseline: File of findings that were accepted, as `write_baseline` writes it.
+        explain: Also say why, from the pages of the rules.
         announce: Called with one line before something slow starts.
 
     Returns:
-        The report.
+        The report. Findings that are not wanted are in ``suppressed``; verdict and prediction are the same with them.
 
     Raises:
         SourceError: The path cannot be opened.
-        UsageError: An argument does not make sense: an unknown intent, a target that does not exist.
+        UsageError: An argument does not make sense: an unknown intent, a target or a rule that does not exist.
     """
-    from dataclasses import replace
-
-    from relight.core.errors import UsageError
-    from relight.core.finding import Verdict
-    from relight.core.target import Intent, IntentCall
-    from relight.engine.diagnose import diagnose
-    from relight.facts.facts import Facts
-    from relight.facts.question import Question
     from relight.reader import open_checkpoint
-    from relight.rulekit.registry import all_rules, rule_named
 
-    try:
-        call = IntentCall(intent)
-    except ValueError:
-        raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
-    ignored = {rule_named(selector).code: reason for selector, reason in (ignore or {}).items()}
-    _need_file(hparams_file)
-    if isinstance(environment, dict):
-        _need_versions(environment)
+    asked = _Asked(
+        path=path, environment=environment, intent=intent, strict=strict, weights_only=weights_only,
+        map_location=map_location, init=init, hparams_file=hparams_file, select=select, ignore=ignore,
+        baseline=baseline, explain=explain,
+    )  # fmt: skip
     checkpoint = open_checkpoint(path)
-    python = environment if isinstance(environment, str) else None
     if checkpoint.readable or not isinstance(target, str):
-        line = _told(checkpoint, announce)
-        built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, line)
+        built = _target(
+            target,
+            checkpoint,
+            asked.call,
+            strict,
+            asked.init,
+            hparams_file,
+            asked.python,
+            _told(checkpoint, announce),
+        )
     else:
         built = _not_needed(target)
-    where = _environment(environment, built)
-    question = Question(
-        path=os.fspath(path),
-        target=None if built is None else built.argument,
-        intent=Intent(
-            call=call,
+    return asked.report(checkpoint, built)
+
+
+class _Asked:
+    """One question, checked; what it is loaded into comes later, and may be one of several."""
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike[str],
+        environment: Environment | Mapping[str, str] | str | None,
+        intent: str,
+        strict: bool | None,
+        weights_only: bool | None,
+        map_location: str | None,
+        init: Mapping[str, object] | None,
+        hparams_file: str | None,
+        select: Iterable[str] | None,
+        ignore: Mapping[str, str] | None,
+        baseline: str | os.PathLike[str] | None,
+        explain: bool,
+    ) -> None:
+        from relight.core.errors import UsageError
+        from relight.core.target import Intent, IntentCall
+
+        try:
+            self.call = IntentCall(intent)
+        except ValueError:
+            raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
+        _need_file(hparams_file)
+        if isinstance(environment, dict):
+            _need_versions(environment)
+        self.path = os.fspath(path)
+        self.environment = environment
+        self.python = environment if isinstance(environment, str) else None
+        self.init = dict(init or {})
+        self.hparams_file = hparams_file
+        self.explain = explain
+        self.intent = Intent(
+            call=self.call,
             strict=strict,
             weights_only=weights_only,
             map_location=map_location,
-            init=tuple(init or ()),
-        ),
-        init=dict(init or {}),
-        hparams_file=hparams_file,
-        class_name=None if built is None else built.class_name,
-    )
-    report = diagnose(Facts(checkpoint, question, built, where), all_rules(), ignore=ignored)
-    if built is None and report.verdict is Verdict.UNKNOWN:
-        report = replace(report, candidates=tuple(_candidates()))
-    return report
+            init=tuple(self.init),
+        )
+        self.choice = _choice(self.path, select, ignore, baseline)
+
+    def report(self, checkpoint: Checkpoint, built: Target | None) -> Report:
+        """The answer for one target."""
+        from dataclasses import replace
+
+        from relight.core.finding import Verdict
+        from relight.engine.diagnose import diagnose
+        from relight.engine.explanations import explanations
+        from relight.facts.facts import Facts
+        from relight.facts.question import Question
+        from relight.report.printable import Report
+        from relight.rulekit.registry import all_rules
+
+        where = _environment(self.environment, built)
+        question = Question(
+            path=self.path,
+            target=None if built is None else built.argument,
+            intent=self.intent,
+            init=self.init,
+            hparams_file=self.hparams_file,
+            class_name=None if built is None else built.class_name,
+        )
+        report = diagnose(Facts(checkpoint, question, built, where), all_rules(), choice=self.choice)
+        if built is None and report.verdict is Verdict.UNKNOWN:
+            report = replace(report, candidates=tuple(_candidates()))
+        if self.explain:
+            report = replace(report, explanations=tuple(explanations(report.findings, where)))
+        return Report.of(report)
+
+
+def _choice(
+    path: str,
+    select: Iterable[str] | None,
+    ignore: Mapping[str, str] | None,
+    baseline: str | os.PathLike[str] | None,
+) -> Choice | None:
+    if select is None and not ignore and baseline is None:
+        return None
+    from relight.engine import baseline as baselines
+    from relight.engine.choice import Choice
+
+    known = None if baseline is None else baselines.read(os.fspath(baseline))
+    file = "" if known is None else known.name_of(path)
+    return Choice.of(select=select, ignore=ignore, baseline=known, file=file)
+
+
+def write_baseline(path: str | os.PathLike[str], report: Report) -> Report:
+    """Accept the findings of a report: later checks with this baseline show only what is new.
+
+    Args:
+        path: The file. What it says of other checkpoints, targets and intents stays; what it says of this one is
+            replaced.
+        report: The answer to one question.
+
+    Returns:
+        The report with its findings in ``suppressed``.
+
+    Raises:
+        UsageError: The file is there and is no baseline.
+        OSError: It cannot be written.
+    """
+    from dataclasses import replace
+
+    from relight.core.finding import Suppressed, Suppression
+    from relight.engine import baseline as baselines
+
+    known = baselines.read(os.fspath(path), new=True)
+    before = [s.finding for s in report.suppressed if s.how is Suppression.BASELINE]
+    target = None if report.target is None else str(report.target["argument"])
+    file = known.name_of(report.origin)
+    text = known.updated([*report.findings, *before], file=file, target=target, intent=report.intent).text()
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(text)
+    accepted = [Suppressed(f, Suppression.BASELINE, f"in {known.path}") for f in report.findings]
+    return replace(report, findings=(), suppressed=(*report.suppressed, *accepted))
 
 
 def verify(
