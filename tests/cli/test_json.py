@@ -25,7 +25,7 @@ from relight.testing import facts_of, write
 from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
-NAMES = ("baseline", "check", "diff", "inspect", "map", "rule", "rules", "spec", "tensor", "verify")
+NAMES = ("baseline", "check", "diff", "inspect", "map", "rule", "rules", "spec", "targets", "tensor", "verify")
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
 
@@ -98,6 +98,18 @@ def test_check_explained(relight):
     assert valid("check", data) == []
     assert [e["code"] for e in data["explanations"]] == ["RL303"]
     assert data == package.check("trained.ckpt", target="grown.spec.json", explain=True).to_dict()
+
+
+SEVERAL = ("--target", "grown.spec.json", "--target", "renamed.spec.json", "--target", "trained.spec.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_check_several(relight, file):
+    answer = relight("check", file, *SEVERAL, "--format", "json")
+    data = json.loads(answer.out)
+    assert valid("targets", data) == valid("check", data["report"]) == []
+    assert data["report"]["target"]["argument"] == data["candidates"][0]["target"]
+    assert data == package.rank_targets(file, SEVERAL[1::2]).to_dict()
 
 
 def test_check_candidates(relight):
@@ -330,6 +342,7 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
         "diff": lambda: relight("diff", "trained.ckpt", "classic.ckpt", "--values", "--format", "json").out,
         "verify": lambda: relight("verify", "trained.ckpt", "--finite", "--digest", "--format", "json").out,
         "map": lambda: relight("map", "trained.ckpt", "--target", "renamed.spec.json", "--format", "json").out,
+        "targets": lambda: relight("check", "trained.ckpt", *SEVERAL, "--format", "json").out,
         "tensor": lambda: relight("inspect", "trained.ckpt", "--tensor", "body.0.weight", "--format", "json").out,
     }[name]()
     whole = json.loads(text)

@@ -603,6 +603,9 @@ Options:
   --target TARGET                 What it is loaded into:
                                   package.module:Class, file.py:Class,
                                   file.py, a factory, or a spec.json.
+                                  file.py:* tries all models there, and so
+                                  does giving it more than once: which fits
+                                  best?
   --for [load|resume|weights]     load: Class.load_from_checkpoint (the
                                   default); resume: Trainer.fit(ckpt_path=);
                                   weights: torch.load, then load_state_dict.

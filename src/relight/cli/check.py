@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="FILE")
 @click.option(
     "--target",
+    "targets",
     metavar="TARGET",
-    help="What it is loaded into: package.module:Class, file.py:Class, file.py, a factory, or a spec.json.",
+    multiple=True,
+    help="What it is loaded into: package.module:Class, file.py:Class, file.py, a factory, or a spec.json. "
+    "file.py:* tries all models there, and so does giving it more than once: which fits best?",
 )
 @click.option(
     "--for",
@@ -64,7 +67,7 @@ if TYPE_CHECKING:
 @click.option("--exit-zero", is_flag=True, help="Exit with 0 also where something is found.")
 def command(
     path: str,
-    target: str | None,
+    targets: tuple[str, ...],
     intent: str | None,
     strict: bool | None,
     weights_only: bool | None,
@@ -94,8 +97,8 @@ def command(
     Exit status: 0 nothing that counts was found, 1 it fails or loads silently wrong, 2 the check could not run.
     """
     project = Settings() if isolated else settings()
-    if target is None and project.target:
-        target = project.target[0]
+    targets = targets or project.target
+    several = len(targets) > 1 or any(t.endswith(":*") for t in targets)
     if not pins and python is None:
         pins, python = project.env, project.python
     accepted = baseline or project.baseline
@@ -105,35 +108,36 @@ def command(
     reasons = _reasons(ignored)
     # Who selects on the command line wants to see just that, whatever the project ignores.
     reasons |= {} if chosen else {s: r for s, r in project.ignore.items() if s not in reasons}
-    report = api.check(
-        path,
-        target=target,
-        environment=_environment(pins, python),
-        intent=intent or project.intent or "load",
-        strict=project.strict if strict is None else strict,
-        weights_only=project.weights_only if weights_only is None else weights_only,
-        map_location=map_location or project.map_location,
-        init=options.parse_init(init),
-        hparams_file=hparams_file or project.hparams_file,
-        select=chosen or project.select,
-        ignore=reasons,
-        baseline=None if write_baseline and not os.path.exists(accepted or "") else accepted,
-        explain=explain,
-        announce=options.announcer(quiet),
-    )
+    if write_baseline and several:
+        raise click.UsageError("--write-baseline is for one model: name it with --target")
+    arguments: dict[str, Any] = {
+        "environment": _environment(pins, python),
+        "intent": intent or project.intent or "load",
+        "strict": project.strict if strict is None else strict,
+        "weights_only": project.weights_only if weights_only is None else weights_only,
+        "map_location": map_location or project.map_location,
+        "init": options.parse_init(init),
+        "hparams_file": hparams_file or project.hparams_file,
+        "select": chosen or project.select,
+        "ignore": reasons,
+        "baseline": None if write_baseline and not os.path.exists(accepted or "") else accepted,
+        "explain": explain,
+        "announce": options.announcer(quiet),
+    }
+    ranking = api.rank_targets(path, targets, **arguments) if several else None
+    report = api.check(path, target=targets[0] if targets else None, **arguments) if ranking is None else ranking.report
     if write_baseline and accepted is not None:
         report = _accepted(report, accepted)
+    answer = ranking or report
     if format_ == "json":
-        options.emit(options.as_json(report.to_dict()), output)
+        options.emit(options.as_json(answer.to_dict()), output)
     elif format_ == "markdown":
         from relight.report import markdown
 
-        options.emit(markdown.render(report), output)
+        options.emit(markdown.render(report) if ranking is None else markdown.render_ranking(ranking), output)
     else:
-        from relight.report import text
-
         style = options.style_for(color, output)
-        rendered = text.render(report, style, verbose=verbose)
+        rendered = answer.text(width=style.width, colour=style.colour, verbose=verbose)
         options.emit(rendered.splitlines()[0] + "\n" if quiet else rendered, output)
     if report.unanswered:
         return EXIT_FAILED

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from relight.core.finding import Reference, Report, Verdict
 from relight.report.layout import clean, shortened
 from relight.report.text import about_file, headline
 
+if TYPE_CHECKING:
+    from relight.report.printable import Ranking
+
 
 def render(report: Report) -> str:
     """The whole text, with a final newline."""
     return "\n".join(_lines(report)).rstrip() + "\n"
+
+
+def render_ranking(ranking: Ranking) -> str:
+    """Several models: a table, and the report for the best."""
+    from relight.report.ranking_text import headline as ranking_headline
+    from relight.report.ranking_text import table
+
+    lines = [f"**`{clean(ranking.origin)}`: {_escaped(ranking_headline(ranking))}**", "", "| class | fits | finds |"]
+    lines.append("|---|---|---|")
+    lines += [f"| `{name}` | {_escaped(fit)} | {_escaped(wrong)} |" for name, fit, wrong in table(ranking)]
+    return "\n".join([*lines, "", *_lines(ranking.report)]).rstrip() + "\n"
 
 
 def _lines(report: Report) -> Iterator[str]:

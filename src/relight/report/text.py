@@ -26,6 +26,11 @@ def render(report: Report, style: Style, *, verbose: bool = False) -> str:
 def _lines(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
     kind = {Verdict.FAILS: "error", Verdict.LOADS_WRONG: "warning", Verdict.LOADS: "good"}.get(report.verdict, "bold")
     yield style.paint(f"{report.origin}: {headline(report)}", kind)
+    yield from body(report, style, verbose=verbose)
+
+
+def body(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
+    """All that stands below the first line."""
     if report.verdict in (Verdict.UNKNOWN, Verdict.LOADS):
         yield from _about(report, style)
     for note in report.notes:
