@@ -6,6 +6,7 @@ The functions have the names of the commands and give the same results:
 
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
+- `rank_targets` does so with several models: which class was this?
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -21,19 +22,22 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, inspect, map_keys, spec, verify
+    from relight.api import check, diff, inspect, map_keys, rank_targets, spec, verify, write_baseline
     from relight.core.checkpoint import Checkpoint
     from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
-    from relight.core.finding import Finding, Fix, Report, Verdict
+    from relight.core.finding import Finding, Fix, Verdict
     from relight.core.target import Environment, ModelSpec
+    from relight.report.printable import Report
 
 _HOMES = {
     "check": "relight.api",
     "diff": "relight.api",
     "inspect": "relight.api",
     "map_keys": "relight.api",
+    "rank_targets": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
+    "write_baseline": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
@@ -41,7 +45,7 @@ _HOMES = {
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
     "RelightError": "relight.core.errors",
-    "Report": "relight.core.finding",
+    "Report": "relight.report.printable",
     "RuleDefinitionError": "relight.core.errors",
     "SourceError": "relight.core.errors",
     "UsageError": "relight.core.errors",
@@ -66,8 +70,10 @@ __all__ = [
     "diff",
     "inspect",
     "map_keys",
+    "rank_targets",
     "spec",
     "verify",
+    "write_baseline",
 ]
 
 

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
-    from relight.core.finding import Report
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
+    from relight.engine.choice import Choice
     from relight.facts.diff import Difference
+    from relight.facts.facts import Facts
     from relight.facts.mapper.layers import Tensor
     from relight.facts.mapper.pairs import KeyMap
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
+    from relight.report.printable import Ranking, Report
 
     TensorLike: TypeAlias = "tuple[str, Iterable[int], str]"
 
@@ -95,7 +97,10 @@ def check(
     map_location: str | None = None,
     init: Mapping[str, object] | None = None,
     hparams_file: str | None = None,
+    select: Iterable[str] | None = None,
     ignore: Mapping[str, str] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    explain: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Will it load, into this model, here, for this purpose, and if not, why and what to do?
@@ -113,61 +118,288 @@ def check(
         map_location: ``map_location`` as the call will pass it; None where it does not.
         init: Keyword arguments that load_from_checkpoint passes on to the constructor.
         hparams_file: ``hparams_file`` as the call will pass it.
-        ignore: Code or name of a rule to the reason why its findings are not wanted.
+        select: Rules whose findings are wanted, by code, prefix of codes (``RL3``) or name; None for all.
+        ignore: Rule, said in the same ways, to the reason why its findings are not wanted.
+        baseline: File of findings that were accepted, as `write_baseline` writes it.
+        explain: Also say why, from the pages of the rules.
         announce: Called with one line before something slow starts.
 
     Returns:
-        The report.
+        The report. Findings that are not wanted are in ``suppressed``; verdict and prediction are the same with them.
 
     Raises:
         SourceError: The path cannot be opened.
-        UsageError: An argument does not make sense: an unknown intent, a target that does not exist.
+        UsageError: An argument does not make sense: an unknown intent, a target or a rule that does not exist.
     """
-    from dataclasses import replace
-
-    from relight.core.errors import UsageError
-    from relight.core.finding import Verdict
-    from relight.core.target import Intent, IntentCall
-    from relight.engine.diagnose import diagnose
-    from relight.facts.facts import Facts
-    from relight.facts.question import Question
     from relight.reader import open_checkpoint
-    from relight.rulekit.registry import all_rules, rule_named
 
-    try:
-        call = IntentCall(intent)
-    except ValueError:
-        raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
-    ignored = {rule_named(selector).code: reason for selector, reason in (ignore or {}).items()}
-    _need_file(hparams_file)
-    if isinstance(environment, dict):
-        _need_versions(environment)
+    asked = _Asked(
+        path=path, environment=environment, intent=intent, strict=strict, weights_only=weights_only,
+        map_location=map_location, init=init, hparams_file=hparams_file, select=select, ignore=ignore,
+        baseline=baseline, explain=explain,
+    )  # fmt: skip
     checkpoint = open_checkpoint(path)
-    python = environment if isinstance(environment, str) else None
     if checkpoint.readable or not isinstance(target, str):
-        line = _told(checkpoint, announce)
-        built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, line)
+        built = _target(
+            target,
+            checkpoint,
+            asked.call,
+            strict,
+            asked.init,
+            hparams_file,
+            asked.python,
+            _told(checkpoint, announce),
+        )
     else:
         built = _not_needed(target)
-    where = _environment(environment, built)
-    question = Question(
-        path=os.fspath(path),
-        target=None if built is None else built.argument,
-        intent=Intent(
-            call=call,
+    return asked.report(asked.facts(checkpoint, built))
+
+
+def rank_targets(
+    path: str | os.PathLike[str],
+    targets: str | Sequence[str | ModelSpec | type | Callable[..., object]],
+    *,
+    environment: Environment | Mapping[str, str] | str | None = None,
+    intent: str = "load",
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    map_location: str | None = None,
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Mapping[str, str] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    explain: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> Ranking:
+    """Which class was this? Check a checkpoint against several models, and rank them by what fits.
+
+    Args:
+        path: The checkpoint.
+        targets: ``file.py:*`` or ``package.module:*`` for all models that it defines, or several targets.
+        environment: As for `check`.
+        intent: As for `check`.
+        strict: As for `check`.
+        weights_only: As for `check`.
+        map_location: As for `check`.
+        init: As for `check`; a class that does not take an argument is built without it.
+        hparams_file: As for `check`.
+        select: As for `check`.
+        ignore: As for `check`.
+        baseline: As for `check`.
+        explain: As for `check`.
+        announce: As for `check`.
+
+    Returns:
+        The models, the best first, each with its report.
+
+    Raises:
+        SourceError: The path cannot be opened.
+        UsageError: As for `check`, or there is no model where all of them are meant.
+    """
+    from relight.engine.ranking import Candidate, fit_of, ranked
+    from relight.reader import open_checkpoint
+    from relight.report.printable import Ranking
+
+    asked = _Asked(
+        path=path, environment=environment, intent=intent, strict=strict, weights_only=weights_only,
+        map_location=map_location, init=init, hparams_file=hparams_file, select=select, ignore=ignore,
+        baseline=baseline, explain=explain,
+    )  # fmt: skip
+    checkpoint = open_checkpoint(path)
+    listed = [targets] if isinstance(targets, str) else list(targets)
+    if not checkpoint.readable:
+        # Nothing can be compared with it, whatever the class: one answer for all.
+        built = [_not_needed(str(listed[0]))]
+    else:
+        built = _several(listed, checkpoint, asked, strict, _told(checkpoint, announce))
+    candidates = []
+    for target in built:
+        facts = asked.facts(checkpoint, target)
+        candidates.append(Candidate(asked.report(facts), fit_of(facts)))
+    return Ranking(
+        origin=asked.path,
+        asked=tuple(t if isinstance(t, str) else getattr(t, "__name__", type(t).__name__) for t in listed),
+        candidates=ranked(candidates),
+    )
+
+
+def _several(
+    targets: Sequence[str | ModelSpec | type | Callable[..., object]],
+    checkpoint: Checkpoint,
+    asked: _Asked,
+    strict: bool | None,
+    announce: Callable[[str], None] | None,
+) -> list[Target]:
+    """Every model that is meant, each once, built with as few starts of torch as can be."""
+    from relight.core.errors import UsageError
+    from relight.core.target import ModelSpec
+    from relight.live.capture import TargetRequest, build_models, build_targets, parse_target
+
+    out: list[Target] = []
+    single: dict[int, TargetRequest] = {}
+    for target in targets:
+        if isinstance(target, ModelSpec):
+            out.append(_from_spec(target, target.class_path))
+            continue
+        if not isinstance(target, str):
+            from relight.live.named import argument_of
+
+            target = argument_of(target)
+        request = TargetRequest(
+            argument=target,
+            checkpoint=checkpoint,
+            init=asked.init,
+            hparams_file=asked.hparams_file,
+            call=asked.call.value,
+            strict=strict,
+        )
+        if parse_target(target).name != "*":
+            single[len(out)] = request
+            out.append(_not_needed(target))
+            continue
+        models = build_models(request, python=asked.python, announce=announce)
+        if not models:
+            raise UsageError(f"--target {target}: it defines no nn.Module")
+        out += models
+    built = build_targets(list(single.values()), python=asked.python, announce=announce)
+    for place, target_built in zip(single, built, strict=True):
+        out[place] = target_built
+    slips: list[UsageError] = []
+    for target_built in out:
+        _need_target(target_built)
+        try:
+            _need_names(target_built, asked.init, checkpoint)
+        except UsageError as error:
+            slips.append(error)
+    if slips and len(slips) == len(out):  # one class may take what another does not
+        raise slips[0]
+    return list({t.argument: t for t in out}.values())
+
+
+class _Asked:
+    """One question, checked; what it is loaded into comes later, and may be one of several."""
+
+    def __init__(
+        self,
+        *,
+        path: str | os.PathLike[str],
+        environment: Environment | Mapping[str, str] | str | None,
+        intent: str,
+        strict: bool | None,
+        weights_only: bool | None,
+        map_location: str | None,
+        init: Mapping[str, object] | None,
+        hparams_file: str | None,
+        select: Iterable[str] | None,
+        ignore: Mapping[str, str] | None,
+        baseline: str | os.PathLike[str] | None,
+        explain: bool,
+    ) -> None:
+        from relight.core.errors import UsageError
+        from relight.core.target import Intent, IntentCall
+
+        try:
+            self.call = IntentCall(intent)
+        except ValueError:
+            raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
+        _need_file(hparams_file)
+        if isinstance(environment, dict):
+            _need_versions(environment)
+        self.path = os.fspath(path)
+        self.environment = environment
+        self.python = environment if isinstance(environment, str) else None
+        self.init = dict(init or {})
+        self.hparams_file = hparams_file
+        self.explain = explain
+        self.intent = Intent(
+            call=self.call,
             strict=strict,
             weights_only=weights_only,
             map_location=map_location,
-            init=tuple(init or ()),
-        ),
-        init=dict(init or {}),
-        hparams_file=hparams_file,
-        class_name=None if built is None else built.class_name,
-    )
-    report = diagnose(Facts(checkpoint, question, built, where), all_rules(), ignore=ignored)
-    if built is None and report.verdict is Verdict.UNKNOWN:
-        report = replace(report, candidates=tuple(_candidates()))
-    return report
+            init=tuple(self.init),
+        )
+        self.choice = _choice(self.path, select, ignore, baseline)
+
+    def facts(self, checkpoint: Checkpoint, built: Target | None) -> Facts:
+        """All that is known about one target."""
+        from relight.facts.facts import Facts
+        from relight.facts.question import Question
+
+        question = Question(
+            path=self.path,
+            target=None if built is None else built.argument,
+            intent=self.intent,
+            init=self.init,
+            hparams_file=self.hparams_file,
+            class_name=None if built is None else built.class_name,
+        )
+        return Facts(checkpoint, question, built, _environment(self.environment, built))
+
+    def report(self, facts: Facts) -> Report:
+        """The answer for one target."""
+        from dataclasses import replace
+
+        from relight.core.finding import Verdict
+        from relight.engine.diagnose import diagnose
+        from relight.engine.explanations import explanations
+        from relight.report.printable import Report
+        from relight.rulekit.registry import all_rules
+
+        report = diagnose(facts, all_rules(), choice=self.choice)
+        if not facts.has_target and report.verdict is Verdict.UNKNOWN:
+            report = replace(report, candidates=tuple(_candidates()))
+        if self.explain:
+            where = facts.environment if facts.environment_known else None
+            report = replace(report, explanations=tuple(explanations(report.findings, where)))
+        return Report.of(report)
+
+
+def _choice(
+    path: str,
+    select: Iterable[str] | None,
+    ignore: Mapping[str, str] | None,
+    baseline: str | os.PathLike[str] | None,
+) -> Choice | None:
+    if select is None and not ignore and baseline is None:
+        return None
+    from relight.engine import baseline as baselines
+    from relight.engine.choice import Choice
+
+    known = None if baseline is None else baselines.read(os.fspath(baseline))
+    file = "" if known is None else known.name_of(path)
+    return Choice.of(select=select, ignore=ignore, baseline=known, file=file)
+
+
+def write_baseline(path: str | os.PathLike[str], report: Report) -> Report:
+    """Accept the findings of a report: later checks with this baseline show only what is new.
+
+    Args:
+        path: The file. What it says of other checkpoints, targets and intents stays; what it says of this one is
+            replaced.
+        report: The answer to one question.
+
+    Returns:
+        The report with its findings in ``suppressed``.
+
+    Raises:
+        UsageError: The file is there and is no baseline.
+        OSError: It cannot be written.
+    """
+    from dataclasses import replace
+
+    from relight.core.finding import Suppressed, Suppression
+    from relight.engine import baseline as baselines
+
+    known = baselines.read(os.fspath(path), new=True)
+    before = [s.finding for s in report.suppressed if s.how is Suppression.BASELINE]
+    target = None if report.target is None else str(report.target["argument"])
+    file = known.name_of(report.origin)
+    text = known.updated([*report.findings, *before], file=file, target=target, intent=report.intent).text()
+    with open(path, "w", encoding="utf-8") as out:
+        out.write(text)
+    accepted = [Suppressed(f, Suppression.BASELINE, f"in {known.path}") for f in report.findings]
+    return replace(report, findings=(), suppressed=(*report.suppressed, *accepted))
 
 
 def verify(
@@ -397,12 +629,14 @@ def _target(
         return None
     if isinstance(target, ModelSpec):
         return _from_spec(target, target.class_path)
-    from relight.live.capture import build_target
+    from relight.live.capture import build_target, parse_target
 
     if not isinstance(target, str):
         from relight.live.named import argument_of
 
         target = argument_of(target)
+    elif parse_target(target).name == "*":
+        raise UsageError(f"--target {target} means several models", "Only relight check takes such a target.")
 
     built = build_target(
         target,
@@ -414,11 +648,17 @@ def _target(
         strict=strict,
         announce=announce,
     )
-    failure = built.failure
-    if failure is not None and failure.kind.value in _TARGET_ERRORS:
-        raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
+    _need_target(built)
     _need_names(built, init, checkpoint)
     return built
+
+
+def _need_target(built: Target) -> None:
+    from relight.core.errors import UsageError
+
+    failure = built.failure
+    if failure is not None and failure.kind.value in _TARGET_ERRORS:
+        raise UsageError(f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure))
 
 
 def _need_file(hparams_file: str | None) -> None:

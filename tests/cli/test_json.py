@@ -8,6 +8,7 @@ import math
 import shutil
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -24,7 +25,7 @@ from relight.testing import facts_of, write
 from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
-NAMES = ("check", "diff", "inspect", "map", "rule", "rules", "spec", "tensor", "verify")
+NAMES = ("baseline", "check", "diff", "inspect", "map", "rule", "rules", "spec", "targets", "tensor", "verify")
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
 
@@ -79,8 +80,36 @@ def test_check_ignored(relight):
     out = relight.says("check", "trained.ckpt", "--target", "grown.spec.json", "--ignore", "RL303", "--format", "json")
     data = json.loads(out)
     assert valid("check", data) == []
-    assert data["suppressed"] == [{"code": "RL303", "reason": "--ignore"}]
-    assert data["verdict"] == "unknown"
+    told = data["suppressed"][0]
+    assert (told["code"], told["name"], told["how"], told["reason"]) == ("RL303", "layer-added", "ignored", "--ignore")
+    assert (data["verdict"], data["findings"]) == ("fails", [])
+    assert data["prediction"]["exception"] == "RuntimeError"
+
+
+def written_baseline(relight):
+    """The text of a baseline with one finding."""
+    relight("check", "trained.ckpt", "--target", "grown.spec.json", "--baseline", "known.json", "--write-baseline")
+    return Path("known.json").read_text(encoding="utf-8")
+
+
+def test_check_explained(relight):
+    arguments = ("check", "trained.ckpt", "--target", "grown.spec.json", "--explain", "--format", "json")
+    data = json.loads(relight.finds(*arguments))
+    assert valid("check", data) == []
+    assert [e["code"] for e in data["explanations"]] == ["RL303"]
+    assert data == package.check("trained.ckpt", target="grown.spec.json", explain=True).to_dict()
+
+
+SEVERAL = ("--target", "grown.spec.json", "--target", "renamed.spec.json", "--target", "trained.spec.json")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_check_several(relight, file):
+    answer = relight("check", file, *SEVERAL, "--format", "json")
+    data = json.loads(answer.out)
+    assert valid("targets", data) == valid("check", data["report"]) == []
+    assert data["report"]["target"]["argument"] == data["candidates"][0]["target"]
+    assert data == package.rank_targets(file, SEVERAL[1::2]).to_dict()
 
 
 def test_check_candidates(relight):
@@ -95,12 +124,27 @@ FIRES = [pytest.param(r, e, id=f"{r.code}-{e.name}") for r in all_rules() for e 
 
 @pytest.mark.parametrize("rule, example", FIRES)
 def test_reports_of_all_rules(rule, example, tmp_path):
+    from relight.engine.choice import Choice
     from relight.engine.diagnose import diagnose
+    from relight.report.text import headline
 
-    report = diagnose(facts_of(example, tmp_path), all_rules())
+    facts = facts_of(example, tmp_path)
+    report = diagnose(facts, all_rules())
     text = json.dumps(report.to_dict())
     assert valid("check", json.loads(text)) == []
     assert text.isascii()
+
+    # What is hidden changes what is shown and counted, never the answer.
+    hidden = diagnose(facts, all_rules(), choice=Choice.of(ignore={rule.name: "known"}))
+    assert valid("check", hidden.to_dict()) == []
+    assert (hidden.verdict, hidden.prediction) == (report.verdict, report.prediction)
+    assert hidden.unanswered is report.unanswered
+    assert sorted(f.message for f in hidden.all_findings) == sorted(f.message for f in report.findings)
+    assert rule.code in {s.code for s in hidden.suppressed} - {f.code for f in hidden.findings}
+    nothing = diagnose(facts, all_rules(), choice=Choice.of(ignore={"RL": "all of it"}))
+    assert (nothing.findings, nothing.failed) == ((), False)
+    assert (nothing.verdict, nothing.prediction) == (report.verdict, report.prediction)
+    assert headline(nothing).startswith(headline(report).rstrip("."))
 
 
 def test_a_crash_is_part_of_the_report(relight, monkeypatch):
@@ -289,6 +333,7 @@ def test_verify_and_diff_of_anything(relight, demo, content):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_schema_refuses_what_it_does_not_know(relight, name):
     text = {
+        "baseline": lambda: written_baseline(relight),
         "check": lambda: relight("check", "trained.ckpt", "--target", "grown.spec.json", "--format", "json").out,
         "inspect": lambda: relight("inspect", "trained.ckpt", "--format", "json").out,
         "spec": lambda: (DEMO / "trained.spec.json").read_text(),
@@ -297,6 +342,7 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
         "diff": lambda: relight("diff", "trained.ckpt", "classic.ckpt", "--values", "--format", "json").out,
         "verify": lambda: relight("verify", "trained.ckpt", "--finite", "--digest", "--format", "json").out,
         "map": lambda: relight("map", "trained.ckpt", "--target", "renamed.spec.json", "--format", "json").out,
+        "targets": lambda: relight("check", "trained.ckpt", *SEVERAL, "--format", "json").out,
         "tensor": lambda: relight("inspect", "trained.ckpt", "--tensor", "body.0.weight", "--format", "json").out,
     }[name]()
     whole = json.loads(text)

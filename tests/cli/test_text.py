@@ -66,8 +66,8 @@ def test_check_classic(relight):
     assert relight.finds("check", "classic.ckpt", "--target", "classic.spec.json") == snapshot("""\
 classic.ckpt: will not load into Classic (models.py)
 
-error: the file is from before Lightning 0.8 and states no version
-[no-lightning-version]
+error: the file is from before Lightning 0.8 and states   [no-lightning-version]
+       no version
   Its contents are in the old layout, which Lightning still reads once the
   version is there.
   load_from_checkpoint raises KeyError: 'pytorch-lightning_version'
@@ -115,8 +115,8 @@ def test_check_download(relight):
     assert relight.finds("check", "download.ckpt", "--target", "trained.spec.json") == snapshot("""\
 download.ckpt: will not load into Trained (models.py)
 
-error: the file breaks off after 6,237 bytes; its end is missing
-[truncated-file]
+error: the file breaks off after 6,237 bytes; its end is        [truncated-file]
+       missing
   Names and shapes of 6 tensors can still be read, and all of their values.
   weights_only=False cannot help: there is nothing more to read.
   load_from_checkpoint raises OSError: [Errno 22] Invalid argument
@@ -166,8 +166,8 @@ trained.ckpt: resumes WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
   The optimizer's state is for 6 parameters in 1 group, the model has 8: it
   resumes only if configure_optimizers gives it as many.
 
-warning: the model has a layer that the checkpoint lacks: not strict, it stays
-at random values  [layer-added]
+warning: the model has a layer that the checkpoint lacks: not      [layer-added]
+         strict, it stays at random values
   attention  nn.Linear(in_features=8, out_features=8), 2 tensors    models.py:41
   Everything else fits: 6 of 6 tensors, same names, same shapes.
 """)
@@ -177,8 +177,8 @@ def test_check_not_strict(relight):
     assert relight.finds("check", "trained.ckpt", "--target", "grown.spec.json", "--no-strict") == snapshot("""\
 trained.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
 
-warning: the model has a layer that the checkpoint lacks: not strict, it stays
-at random values  [layer-added]
+warning: the model has a layer that the checkpoint lacks: not      [layer-added]
+         strict, it stays at random values
   attention  nn.Linear(in_features=8, out_features=8), 2 tensors    models.py:41
   Everything else fits: 6 of 6 tensors, same names, same shapes.
 """)
@@ -223,10 +223,11 @@ def test_check_quiet(relight):
 def test_check_ignored(relight):
     out = relight.says("check", "trained.ckpt", "--target", "grown.spec.json", "--ignore", "layer-added", "-v")
     assert out == snapshot("""\
-trained.ckpt: may load into Grown (models.py); not everything could be checked
-  Not known: layer-added is ignored, and was found.
+trained.ckpt: will not load into Grown (models.py); layer-added: ignored
 
-ignored: RL303 (--ignore)
+Not shown:
+  error: the model has a layer that the checkpoint lacks           [layer-added]
+    ignored: --ignore
 """)
 
 
@@ -590,16 +591,24 @@ Usage: relight check [OPTIONS] FILE
 
   Will FILE load, into this model, here? If not: why, and what to do.
 
-  Exit status: 0 nothing wrong was found, 1 it fails or loads silently wrong,
-  2 the check could not run.
+  What is not given here is taken from [tool.relight] of the nearest
+  pyproject.toml. Findings that are ignored, not selected or in the baseline
+  do not count for the exit status; the first line and the verdict stay what
+  they are.
+
+  Exit status: 0 nothing that counts was found, 1 it fails or loads silently
+  wrong, 2 the check could not run.
 
 Options:
   --target TARGET                 What it is loaded into:
                                   package.module:Class, file.py:Class,
                                   file.py, a factory, or a spec.json.
-  --for [load|resume|weights]     load: Class.load_from_checkpoint; resume:
-                                  Trainer.fit(ckpt_path=); weights:
-                                  torch.load, then load_state_dict.
+                                  file.py:* tries all models there, and so
+                                  does giving it more than once: which fits
+                                  best?
+  --for [load|resume|weights]     load: Class.load_from_checkpoint (the
+                                  default); resume: Trainer.fit(ckpt_path=);
+                                  weights: torch.load, then load_state_dict.
   --strict / --no-strict          strict= of the call.
   --weights-only / --no-weights-only
                                   weights_only= of the call.
@@ -612,12 +621,22 @@ Options:
   --env NAME==VERSION             Check for these versions instead of the
                                   installed ones; repeatable. What is not
                                   named is unknown.
-  --ignore RULE                   Leave out a rule's findings; repeatable.
+  --select RULE[,RULE]            Show the findings of these rules only:
+                                  codes, prefixes (RL3) or names; repeatable.
+  --ignore RULE=REASON            Accept the findings of a rule; the reason is
+                                  kept in the report; repeatable.
+  --baseline FILE                 Accept the findings that this file lists;
+                                  later ones are shown.
+  --write-baseline                Write what is found now to the baseline.
+  --isolated                      Read no settings from pyproject.toml.
   --format [text|json|markdown]   Output format.
   -o, --output FILE               Write to a file instead of the terminal.
   --color [auto|always|never]     Colours.
   -v, --verbose                   Also say what was not asked, and why.
   -q, --quiet                     Only the first line.
+  --explain                       Also say why, from the page of each rule,
+                                  and what settles it.
+  --exit-zero                     Exit with 0 also where something is found.
   -h, --help                      Show this message and exit.
 """)
 
@@ -797,11 +816,11 @@ def test_a_spec_that_is_none(relight, demo):
 def test_unknown_rule(relight):
     assert relight.refuses("explain", "layer-aded") == snapshot("""\
 relight: no rule is called 'layer-aded'
-Did you mean layer-added?
+Did you mean layer-added or layer-removed?
 """)
     assert relight.refuses("check", "trained.ckpt", "--ignore", "layer-aded") == snapshot("""\
 relight: no rule is called 'layer-aded'
-Did you mean layer-added?
+Did you mean layer-added or layer-removed?
 """)
 
 

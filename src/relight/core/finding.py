@@ -181,6 +181,11 @@ class Finding:
     predicts: Prediction | None = None
     wrong: bool = False
 
+    @property
+    def counts(self) -> bool:
+        """Whether it alone says that loading fails or goes wrong; what is only possible does not."""
+        return self.wrong or (self.severity is Severity.ERROR and self.confidence is not Confidence.POSSIBLE)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
         return {
@@ -208,12 +213,85 @@ class Skipped:
     reason: str
 
 
+class Suppression(str, Enum):
+    """Why a finding is neither shown nor counted."""
+
+    IGNORED = "ignored"
+    NOT_SELECTED = "not-selected"
+    BASELINE = "baseline"
+
+
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """A finding that the user's configuration hides, and the reason given there."""
+    """A finding that the user does not want to see. It is part of the answer all the same.
 
-    code: str
+    Attributes:
+        finding: What was found.
+        how: Which of the user's settings hides it.
+        reason: The reason given there.
+    """
+
+    finding: Finding
+    how: Suppression
     reason: str
+
+    @property
+    def code(self) -> str:
+        """The finding's code."""
+        return self.finding.code
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        finding = self.finding
+        return {
+            "code": finding.code,
+            "name": finding.name,
+            "cause": finding.cause,
+            "severity": finding.severity.value,
+            "confidence": finding.confidence.value,
+            "message": finding.message,
+            "how": self.how.value,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Where one can see for oneself.
+
+    Attributes:
+        text: File and function of the library, or a part of its documentation.
+        url: Where it is to be read, None where no address is known.
+    """
+
+    text: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the page of a finding's rule says, for ``--explain``.
+
+    Attributes:
+        name: Name of the rule.
+        code: Its code.
+        why: Why loading fails, or goes wrong.
+        references: What settles it.
+    """
+
+    name: str
+    code: str
+    why: str
+    references: tuple[Reference, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "why": self.why,
+            "references": [{"text": r.text, "url": r.url} for r in self.references],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,11 +318,12 @@ class Report:
         findings: Root cause first.
         notes: Lines worth knowing under a good verdict; at most a few.
         unknown: Why the verdict is unknown, one sentence each.
-        suppressed: Findings that configuration hides.
+        suppressed: Findings that the user does not want to see.
         skipped: Rules that were not asked.
         crashed: Rules that raised.
         stopped: Where the target's script was stopped, as one sentence; None if it was not.
         candidates: LightningModules that were found by parsing, as ``--target`` takes them, where none was given.
+        explanations: Of the rules of the findings, where they were asked for.
     """
 
     origin: str
@@ -263,28 +342,38 @@ class Report:
     crashed: tuple[Crashed, ...] = ()
     stopped: str | None = None
     candidates: tuple[str, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def prediction(self) -> Prediction | None:
-        """What raises first; findings of later stages show only once this is mended."""
+        """What raises first, also of what is not shown; findings of later stages show only once this is mended."""
         predictions = [
             f.predicts
-            for f in self.findings
+            for f in self.all_findings
             if f.predicts is not None and f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE
         ]
         return min(predictions, key=lambda p: p.stage, default=None)
 
     @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """What was found, shown or not: what is hidden changes nothing about the answer."""
+        return (*self.findings, *(s.finding for s in self.suppressed))
+
+    @property
     def failed(self) -> bool:
-        """Whether the exit status is 1: an error, or a load that is silently wrong."""
-        return self.verdict in (Verdict.FAILS, Verdict.LOADS_WRONG) or any(
-            (f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE) or f.wrong for f in self.findings
-        )
+        """Whether the exit status is 1: an error, or a load that is silently wrong, that is not suppressed."""
+        return any(f.counts for f in self.findings)
+
+    @property
+    def accepted(self) -> tuple[Suppressed, ...]:
+        """What says that loading fails or goes wrong, where all that says so is suppressed."""
+        return () if self.failed else tuple(s for s in self.suppressed if s.finding.counts)
 
     @property
     def unanswered(self) -> bool:
         """Whether the exit status is 2: a target was given, and nothing could be compared with it."""
-        return not self.failed and self.target is not None and not self.target.get("built")
+        told = any(f.counts for f in self.all_findings)
+        return not told and self.target is not None and not self.target.get("built")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``relight/check/1``."""
@@ -304,9 +393,10 @@ class Report:
             "findings": [f.to_dict() for f in self.findings],
             "notes": list(self.notes),
             "unknown": list(self.unknown),
-            "suppressed": [{"code": s.code, "reason": s.reason} for s in self.suppressed],
+            "suppressed": [s.to_dict() for s in self.suppressed],
             "skipped": [{"code": s.code, "reason": s.reason} for s in self.skipped],
             "crashed": [{"code": c.code, "error": c.error} for c in self.crashed],
             "stopped": self.stopped,
             "candidates": list(self.candidates),
+            "explanations": [e.to_dict() for e in self.explanations],
         }

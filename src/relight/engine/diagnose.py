@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,10 @@ from relight.core.finding import (
     Severity,
     Skipped,
     Stage,
-    Suppressed,
     Verdict,
 )
 from relight.core.target import FailureKind, IntentCall, Target
+from relight.engine.choice import Choice
 from relight.engine.notes import notes
 from relight.engine.summary import summary
 from relight.facts.facts import Facts
@@ -28,23 +28,22 @@ from relight.facts.safety import safety
 from relight.rulekit.rule import Rule
 
 
-def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, str] | None = None) -> Report:
+def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, choice: Choice | None = None) -> Report:
     """Ask every rule and answer the question.
+
+    All rules are asked, whatever is chosen: what is not shown still decides the verdict and what raises first.
 
     Args:
         facts: All that is known.
         rules: Rule classes, in any order.
-        ignore: Code or name of a rule to the reason why its findings are not wanted.
+        choice: Which findings the user wants to see; None for all.
 
     Returns:
         The report. A rule that raises becomes a `Crashed` entry and never ends the run.
     """
-    findings: list[Finding] = []
+    everything: list[Finding] = []
     skipped: list[Skipped] = []
     crashed: list[Crashed] = []
-    suppressed: list[Suppressed] = []
-    hidden: list[str] = []
-    ignored = ignore or {}
     gate: Finding | None = None
     for rule in sorted(rules, key=lambda r: (r.phase, r.code)):
         if gate is not None and rule.phase > _phase_of(gate, rules):
@@ -59,18 +58,14 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
         except Exception as error:  # a defect of that rule must not hide the answers of the others
             crashed.append(Crashed(rule.code, _where(error)))
             continue
-        for finding in found:
-            reason = ignored.get(finding.code, ignored.get(finding.name))
-            if reason is not None:
-                suppressed.append(Suppressed(finding.code, reason))
-                hidden.append(finding.name)
-                continue
-            findings.append(finding)
-            if rule.gates and finding.severity is Severity.ERROR and gate is None:
-                gate = finding
-    findings.sort(key=_root_cause_first)
-    findings = _chained(findings, facts)
-    unknown = _unknown(facts, gate, dict.fromkeys(hidden))
+        everything += found
+        if gate is None and rule.gates:
+            gate = next((f for f in found if f.severity is Severity.ERROR), None)
+    everything.sort(key=_root_cause_first)
+    suppressed = [s for f in everything if choice is not None and (s := choice.hides(f)) is not None]
+    hidden = [s.finding for s in suppressed]
+    findings = _chained([f for f in everything if not any(f is h for h in hidden)], facts)
+    unknown = _unknown(facts, gate)
     return Report(
         origin=facts.question.path,
         summary=summary(facts),
@@ -78,10 +73,10 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
         intent=facts.intent.call.value,
         arguments=_arguments(facts),
         environment=_environment(facts),
-        verdict=_verdict(facts, findings, suppressed, unknown),
+        verdict=_verdict(everything, unknown),
         safety=safety(facts.checkpoint),
         findings=tuple(findings),
-        notes=tuple(notes(facts)) if not findings or all(f.severity is not Severity.ERROR for f in findings) else (),
+        notes=tuple(notes(facts)) if all(f.severity is not Severity.ERROR for f in everything) else (),
         unknown=tuple(unknown),
         suppressed=tuple(suppressed),
         skipped=tuple(skipped),
@@ -150,7 +145,7 @@ def _root_cause_first(finding: Finding) -> tuple[int, int, int, int, str]:
     )
 
 
-def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list[str]:
+def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
     """Why loading cannot be promised, one sentence each."""
     if gate is not None:
         return []
@@ -199,13 +194,12 @@ def _unknown(facts: Facts, gate: Finding | None, ignored: Iterable[str]) -> list
             out.append("whether there will be memory enough")
     elif facts.has_target:
         out.append("the environment is not known")
-    out.extend(f"{name} is ignored, and was found" for name in ignored)
     if facts.intent.call is IntentCall.RESUME:
         out.append("optimizers, loops and callbacks are not compared yet: this answer is about the weights")
     return list(dict.fromkeys(s for s in out if s))
 
 
-def _verdict(facts: Facts, findings: list[Finding], suppressed: list[Suppressed], unknown: list[str]) -> Verdict:
+def _verdict(findings: list[Finding], unknown: list[str]) -> Verdict:
     errors = [f for f in findings if f.severity is Severity.ERROR]
     if any(
         f.confidence is not Confidence.POSSIBLE and (f.predicts is not None or f.code.startswith("RL1")) for f in errors
@@ -213,7 +207,7 @@ def _verdict(facts: Facts, findings: list[Finding], suppressed: list[Suppressed]
         return Verdict.FAILS
     if any(f.wrong for f in findings):
         return Verdict.LOADS_WRONG
-    if errors or unknown or suppressed:
+    if errors or unknown:
         return Verdict.UNKNOWN
     return Verdict.LOADS
 

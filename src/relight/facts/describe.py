@@ -22,9 +22,9 @@ def tensors(count: int) -> str:
     return counted(count, "tensor")
 
 
-def counted(count: int, word: str) -> str:
-    """``1 value``, ``2 values``."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+def counted(count: int, word: str, many: str | None = None) -> str:
+    """``1 value``, ``2 values``; ``many`` where the plural is not made with an s."""
+    return f"{count:,} {word if count == 1 else many or word + 's'}"
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:

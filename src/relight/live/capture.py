@@ -36,7 +36,8 @@ from relight.reader.installed import environment_from, executable
 from relight.reader.source_tree import SourceTree
 
 CHILD = Path(__file__).with_name("child.py")
-_WITH_NAME = re.compile(r"^(.+):([^\W\d]\w*(?:\.[^\W\d]\w*)*)$")
+_WITH_NAME = re.compile(r"^(.+):(\*|[^\W\d]\w*(?:\.[^\W\d]\w*)*)$")
+ALL = "*"
 _OUTPUT_KEPT = 2048
 
 
@@ -68,7 +69,7 @@ class TargetName:
     Attributes:
         file: Path of a Python file, as given.
         module: Dotted name of a module, where it is not a file.
-        name: Class, factory or model; None where the file's only one is meant.
+        name: Class, factory or model; ``*`` for all models; None where the file's only one is meant.
     """
 
     file: str | None
@@ -183,8 +184,7 @@ def build_targets(
             del pending[index]
             targets[index] = _target(requests[index], answer, run.about, python)
             if cache and "spec" in answer and "defect" not in answer:
-                folders = [*answer["search_path"], *answer["folders"]]
-                spec_cache.store(keys[index], {"answer": answer, "about": run.about}, answer["files"], folders)
+                _keep(keys[index], answer, run)
         if not pending:
             break
         stuck = _stuck(pending, run)
@@ -192,6 +192,74 @@ def build_targets(
             del pending[index]
             targets[index] = Target(argument=requests[index].argument, failure=run.failure())
     return [targets[i] for i in range(len(requests))]
+
+
+def build_models(
+    request: TargetRequest,
+    *,
+    python: str | None = None,
+    timeout: float = 120,
+    announce: Callable[[str], None] | None = None,
+    cache: bool = True,
+) -> list[Target]:
+    """Build all models that a file or a module defines, in one child process; otherwise like `build_target`.
+
+    Args:
+        request: What to build; its argument ends in ``:*``.
+        python: Interpreter to build them with.
+        timeout: Seconds for listing and building them; what is left then is built again, each with as many.
+        announce: Called with one line before the child process is started.
+        cache: Whether to use and to keep answers.
+
+    Returns:
+        One Target for each, in the order of their definition; one with a failure if there is nothing to list.
+    """
+    ready = _without_child(request)
+    if ready is not None:
+        return [ready]
+    interpreter = sys.executable if python is None else executable(python)
+    files = _EncodedCheckpoints()
+    wire = _wire_target(0, request, files)
+    key = _cache_key(request, wire, files, interpreter)
+    kept = spec_cache.load(key) if cache else None
+    found: dict[str, Target] = {}
+    if kept is not None:
+        names = list(kept["answer"]["members"])
+    else:
+        if announce is not None:
+            announce(f"loading torch to build the models of {request.argument.removesuffix(':*')} ...")
+        run = _run_child(interpreter, [wire], files.encoded, timeout)
+        listing = next((a for a in run.answers if "member" not in a), None)
+        if listing is None:
+            return [Target(argument=request.argument, failure=run.failure())]
+        if "members" not in listing:
+            return [_target(request, listing, run.about, python)]
+        names = list(listing["members"])
+        if cache:
+            _keep(key, listing, run)
+        for answer in run.answers:
+            if "member" in answer:
+                name = answer["member"]
+                member = _member(request, name)
+                found[name] = _target(member, answer, run.about, python)
+                if cache and "spec" in answer and "defect" not in answer:
+                    _keep(_cache_key(member, _wire_target(0, member, files), files, interpreter), answer, run)
+    # From the cache, or what the child did not survive.
+    left = [n for n in names if n not in found]
+    built = build_targets(
+        [_member(request, n) for n in left], python=python, timeout=timeout, announce=announce, cache=cache
+    )
+    found.update(zip(left, built, strict=True))
+    return [found[n] for n in names]
+
+
+def _member(request: TargetRequest, name: str) -> TargetRequest:
+    return replace(request, argument=f"{request.argument.removesuffix(ALL)}{name}")
+
+
+def _keep(key: str, answer: dict[str, Any], run: _Run) -> None:
+    folders = [*answer["search_path"], *answer["folders"]]
+    spec_cache.store(key, {"answer": answer, "about": run.about}, answer["files"], folders)
 
 
 # ---------------------------------------------------------------- without a child
@@ -317,7 +385,7 @@ class _Run:
         if self.code is None:
             message = f"building it took longer than {self.timeout:g} s"
         else:
-            message = f"the process that built it ended with status {self.code}: {last[0]}"
+            message = f"the process that built it ended with status {self.code}" + (f": {last[0]}" if last[0] else "")
         return BuildFailure(kind=FailureKind.UNKNOWN, message=message, stage="construct", traceback=self.output)
 
 

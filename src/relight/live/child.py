@@ -1064,6 +1064,20 @@ def find_object(module, name, problem, names, torch):
     return found
 
 
+def models_of(module, torch):
+    """Names of the models that a module defines, or that a package takes from its own modules, in order."""
+    own = module.__name__ + "."
+    found = {
+        id(v): n
+        for n, v in reversed(list(vars(module).items()))
+        if isinstance(v, type)
+        and issubclass(v, torch.nn.Module)
+        and v.__name__ == n
+        and (v.__module__ == module.__name__ or v.__module__.startswith(own))
+    }
+    return list(reversed(list(found.values())))
+
+
 def defined_in(module, name):
     tree = parsed(getattr(module, "__file__", None))
     first = name.split(".")[0]
@@ -1637,6 +1651,8 @@ class Job(object):
         self.nodes = [] if self.file is None else self.file["nodes"]
         self.names = Names(request["cwd"], target["file"])
         self.answer = {"index": target["index"]}
+        if "member" in target:
+            self.answer["member"] = target["member"]
         self.object = None
         self.migration = None  # the exception that Lightning's migration of this file raised
 
@@ -1648,6 +1664,9 @@ class Job(object):
             module, problem = import_target(self.target, self.names)
             if module is None:
                 raise TargetError(problem)
+            if self.target["name"] == "*":
+                self.list_models(module, problem)
+                return
             self.object = find_object(module, self.target["name"], problem, self.names, self.torch)
             self.about_object(problem)
             built = self.build()
@@ -1677,6 +1696,15 @@ class Job(object):
             answer["stopped_at"] = "{}:{}".format(self.names.show(WATCH.stopped_at[0]), WATCH.stopped_at[1])
             answer["stopped_by"] = WATCH.stopped_by
             answer["stopped_on_instance"] = WATCH.stopped_on_instance
+
+    def list_models(self, module, problem):
+        """The names only: each gets a job of its own, in this process."""
+        members = models_of(module, self.torch)
+        if not members and problem is not None:
+            raise TargetError(problem)
+        if not members and WATCH.stopped_by is not None:
+            raise TargetError(unknown("import", stopped_text(self.names), self.names))
+        self.answer["members"] = members
 
     def about_object(self, problem):
         found, answer = self.object, self.answer
@@ -2056,7 +2084,8 @@ def main(request_path, answer_path):
         sys.meta_path.insert(0, AfterImport())
         network_off()
         opened.on = True
-        for target in request["targets"]:
+        targets = list(request["targets"])
+        for target in targets:  # it grows: a target that means all models of a module is answered by one each
             write({"started": target["index"]})
             WATCH = Watch()
             before, path = set(sys.modules), list(sys.path)
@@ -2077,6 +2106,7 @@ def main(request_path, answer_path):
             job.answer["folders"] = sorted({os.path.realpath(os.path.join(cwd, d)) for d in opened.folders})
             job.answer["search_path"] = list(sys.path)
             write(job.answer)
+            targets.extend(dict(target, name=n, member=n) for n in job.answer.get("members", ()))
             # The next target may mean another models.py.
             for name in set(sys.modules) - before:
                 if is_user_file(getattr(sys.modules[name], "__file__", None)):

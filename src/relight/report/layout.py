@@ -56,10 +56,28 @@ def verbatim(text: str, indent: str = "    ") -> list[str]:
     return [f"{indent}{clean(line)}" if line else "" for line in text.splitlines()]
 
 
-def titled(left: str, right: str, style: Style) -> str:
-    """Left part, and the right part at the right margin where it fits, else after two spaces."""
-    gap = style.width - len(left) - len(right)
-    return f"{left}{' ' * max(gap, 2)}{right}"
+def titled(left: str, right: str, style: Style, indent: str = "") -> list[str]:
+    """Left part with the right part at the right margin of its first line; what does not fit goes on below.
+
+    Args:
+        left: What is said.
+        right: A short tag.
+        style: The width.
+        indent: In front of the lines below the first.
+    """
+    room = style.width - len(right) - 2
+    lines = textwrap.wrap(clean(left), max(room, 20), break_long_words=False, break_on_hyphens=False) or [""]
+    first, rest = lines[0], clean(left)[len(lines[0]) :].lstrip()
+    gap = style.width - len(first) - len(right)
+    below = textwrap.wrap(
+        rest,
+        style.width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{first}{' ' * max(gap, 2)}{right}", *below]
 
 
 def columns(evidence: Sequence[Evidence], style: Style, indent: str = "  ") -> list[str]:
@@ -87,6 +105,12 @@ def joined(lines: Iterable[str]) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """One line of at most ``limit`` characters; what is cut is marked."""
+    """One line of at most ``limit`` characters; what is cut is marked, and a word is cut only where it is a long one."""
     flat = clean(" ".join(text.split()))
-    return flat if len(flat) <= limit else flat[: limit - 4].rstrip() + " ..."
+    if len(flat) <= limit:
+        return flat
+    kept = flat[: limit - 4]
+    whole = kept if flat[limit - 4] == " " else kept.rpartition(" ")[0]
+    if len(whole) < limit // 2:
+        whole = kept
+    return whole.rstrip(" ,;") + " ..."

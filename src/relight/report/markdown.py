@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from relight.core.finding import Report, Verdict
+from relight.core.finding import Reference, Report, Verdict
 from relight.report.layout import clean, shortened
 from relight.report.text import about_file, headline
+
+if TYPE_CHECKING:
+    from relight.report.printable import Ranking
 
 
 def render(report: Report) -> str:
     """The whole text, with a final newline."""
     return "\n".join(_lines(report)).rstrip() + "\n"
+
+
+def render_ranking(ranking: Ranking) -> str:
+    """Several models: a table, and the report for the best."""
+    from relight.report.ranking_text import headline as ranking_headline
+    from relight.report.ranking_text import table
+
+    lines = [f"**`{clean(ranking.origin)}`: {_escaped(ranking_headline(ranking))}**", "", "| class | fits | finds |"]
+    lines.append("|---|---|---|")
+    lines += [f"| `{name}` | {_escaped(fit)} | {_escaped(wrong)} |" for name, fit, wrong in table(ranking)]
+    return "\n".join([*lines, "", *_lines(ranking.report)]).rstrip() + "\n"
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -52,6 +67,16 @@ def _lines(report: Report) -> Iterator[str]:
             if fix.note:
                 yield _escaped(fix.note)
                 yield ""
+        for why in report.explanations:
+            if why.code == finding.code:
+                yield f"Why: {_escaped(why.why)}"
+                yield ""
+                yield from (f"- {_linked(r)}" for r in why.references)
+                yield ""
+    for s in report.suppressed:
+        yield f"- not shown: {_escaped(s.finding.message)} `[{s.finding.name}]` ({s.how.value}: {_escaped(s.reason)})"
+    if report.suppressed:
+        yield ""
     if report.stopped:
         yield _escaped(report.stopped)
         yield ""
@@ -61,6 +86,11 @@ def _lines(report: Report) -> Iterator[str]:
             f"<sub>relight check --for {report.intent}; python {env.get('python')}, torch {env.get('torch')}, "
             f"lightning {env.get('lightning')}</sub>"
         )
+
+
+def _linked(reference: Reference) -> str:
+    text = _escaped(reference.text)
+    return f"[{text}]({reference.url})" if reference.url else text
 
 
 def _escaped(text: str) -> str:

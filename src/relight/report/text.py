@@ -5,9 +5,17 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from relight.core.finding import Finding, Fix, Report, Severity, Stage, Verdict
+from relight.core.finding import Explanation, Finding, Fix, Report, Severity, Stage, Suppression, Verdict
 from relight.core.safety import Safety
+from relight.facts.describe import some
 from relight.report.layout import Style, columns, joined, shortened, titled, verbatim, wrapped
+
+_HOW = {
+    Suppression.IGNORED: "ignored",
+    Suppression.NOT_SELECTED: "not selected",
+    Suppression.BASELINE: "in the baseline",
+}
+_NAMED = 2  # names that the first line has room for
 
 
 def render(report: Report, style: Style, *, verbose: bool = False) -> str:
@@ -18,6 +26,11 @@ def render(report: Report, style: Style, *, verbose: bool = False) -> str:
 def _lines(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
     kind = {Verdict.FAILS: "error", Verdict.LOADS_WRONG: "warning", Verdict.LOADS: "good"}.get(report.verdict, "bold")
     yield style.paint(f"{report.origin}: {headline(report)}", kind)
+    yield from body(report, style, verbose=verbose)
+
+
+def body(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
+    """All that stands below the first line."""
     if report.verdict in (Verdict.UNKNOWN, Verdict.LOADS):
         yield from _about(report, style)
     for note in report.notes:
@@ -28,6 +41,9 @@ def _lines(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
     if report.stopped:
         yield ""
         yield from wrapped(report.stopped, style, indent="")
+    if report.suppressed and (verbose or not _all_named(report)):
+        yield ""
+        yield from _suppressed(report, style, verbose=verbose)
     for crash in report.crashed:
         yield ""
         yield from wrapped(f"relight: rule {crash.code} crashed ({crash.error}); please report it.", style, indent="")
@@ -36,7 +52,24 @@ def _lines(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
 
 
 def headline(report: Report) -> str:
-    """The first line without the path: the answer, and into what."""
+    """The first line without the path: the answer, into what, and what says so where that is not shown."""
+    answer = _answer(report)
+    if not report.accepted:
+        return answer
+    names: dict[Suppression, list[str]] = {}
+    for s in report.accepted:
+        if s.finding.name not in names.setdefault(s.how, []):
+            names[s.how].append(s.finding.name)
+    parts = [f"{some(found, _NAMED)}: {_HOW[how]}" for how, found in names.items()]
+    return "; ".join([answer.rstrip("."), *parts])
+
+
+def _all_named(report: Report) -> bool:
+    """Whether the first line names everything that is not shown."""
+    return len(report.accepted) == len(report.suppressed) and len({s.code for s in report.suppressed}) <= _NAMED
+
+
+def _answer(report: Report) -> str:
     into = _into(report)
     if report.verdict is Verdict.FAILS:
         first = report.prediction
@@ -48,14 +81,16 @@ def headline(report: Report) -> str:
             return f"will not {verb} into {into}"
         if report.intent == "weights":
             return "will not load with a plain torch.load"
-        return "will not load here" if any(not f.code.startswith("RL1") for f in report.findings) else "will not load"
+        return (
+            "will not load here" if any(not f.code.startswith("RL1") for f in report.all_findings) else "will not load"
+        )
     if report.verdict is Verdict.LOADS_WRONG:
         verb = "resumes" if report.intent == "resume" else "loads"
         return f"{verb} WITHOUT AN ERROR, BUT WRONG, into {into}"
     if report.verdict is Verdict.LOADS:
         return f"loads into {into}"
     if report.target is None:
-        if report.findings:
+        if report.all_findings:
             return "not compared with a model yet"
         return "the file is sound. Not compared with a model yet."
     if not report.target.get("built"):
@@ -121,16 +156,26 @@ def about_file(report: Report) -> str:
 def _findings(report: Report, style: Style) -> Iterator[str]:
     first = report.prediction
     quoted = said_later = False
+    explained: set[str] = set()
+    hidden = next((s.finding for s in report.suppressed if first is not None and s.finding.predicts == first), None)
+    above = "the above" if hidden is None or any(f.predicts == first for f in report.findings) else f"{hidden.name}"
     for finding in report.findings:
         yield ""
         predicts = finding.predicts if finding.severity is Severity.ERROR else None
         if first is not None and predicts is not None and predicts.stage > first.stage and not said_later:
             said_later = True
-            yield from wrapped("Shows only once the above is mended:", style, indent="")
+            yield from wrapped(f"Shows only once {above} is mended:", style, indent="")
             yield ""
         quote = predicts is not None and predicts == first and not quoted and not _states_exception(finding)
         quoted = quoted or quote
-        yield from _finding(finding, style, exception=quote)
+        # Said once for a rule, however many findings it has.
+        why = (
+            None
+            if finding.code in explained
+            else next((e for e in report.explanations if e.code == finding.code), None)
+        )
+        explained.add(finding.code)
+        yield from _finding(finding, style, exception=quote, explanation=why)
 
 
 def _states_exception(finding: Finding) -> bool:
@@ -139,17 +184,13 @@ def _states_exception(finding: Finding) -> bool:
     )
 
 
-def _finding(finding: Finding, style: Style, *, exception: bool) -> Iterator[str]:
+def _finding(
+    finding: Finding, style: Style, *, exception: bool, explanation: Explanation | None = None
+) -> Iterator[str]:
     severity = finding.severity.value
-    left = f"{severity}: {finding.message}"
-    right = f"[{finding.name}]"
-    if len(left) + 2 + len(right) > style.width:
-        lines = wrapped(f"{left}  {right}", style, indent="")
-        yield lines[0].replace(f"{severity}:", style.paint(f"{severity}:", severity), 1)
-        yield from lines[1:]
-    else:
-        line = titled(left, right, style)
-        yield line.replace(f"{severity}:", style.paint(f"{severity}:", severity), 1)
+    lines = titled(f"{severity}: {finding.message}", f"[{finding.name}]", style, indent=" " * (len(severity) + 2))
+    yield lines[0].replace(f"{severity}:", style.paint(f"{severity}:", severity), 1)
+    yield from lines[1:]
     yield from columns(finding.evidence, style)
     for paragraph in finding.context:
         yield from wrapped(paragraph, style)
@@ -162,6 +203,19 @@ def _finding(finding: Finding, style: Style, *, exception: bool) -> Iterator[str
         if i == 0 or fix.code or fix.command or finding.fixes[i - 1].code or finding.fixes[i - 1].command:
             yield ""
         yield from _fix(fix, style)
+    if explanation is not None:
+        yield ""
+        yield from _why(explanation, style)
+
+
+def _why(explanation: Explanation, style: Style) -> Iterator[str]:
+    """What the page of the rule says, and where one can see for oneself."""
+    yield from wrapped(f"Why: {explanation.why}", style)
+    for reference in explanation.references:
+        yield from wrapped(f"Settled by: {reference.text}", style)
+        if reference.url:
+            yield from verbatim(reference.url)
+    yield from wrapped(f"More: relight explain {explanation.name}", style)
 
 
 def _fix(fix: Fix, style: Style) -> Iterator[str]:
@@ -174,10 +228,24 @@ def _fix(fix: Fix, style: Style) -> Iterator[str]:
         yield from wrapped(fix.note, style, indent="    " if fix.code or fix.command else "  ")
 
 
+def _suppressed(report: Report, style: Style, *, verbose: bool) -> Iterator[str]:
+    """What was found and is not shown: in a line, or with -v each with its reason."""
+    if not verbose:
+        by_setting: dict[Suppression, list[str]] = {}
+        for s in report.suppressed:
+            by_setting.setdefault(s.how, []).append(s.finding.name)
+        parts = [f"{some(dict.fromkeys(names))} ({_HOW[how]})" for how, names in by_setting.items()]
+        yield from wrapped(f"Not shown: {'; '.join(parts)}.", style, indent="")
+        return
+    yield "Not shown:"
+    for s in report.suppressed:
+        finding = s.finding
+        left = f"  {finding.severity.value}: {finding.message}"
+        yield from titled(left, f"[{finding.name}]", style, indent="    ")
+        yield from wrapped(f"{_HOW[s.how]}: {s.reason}", style, indent="    ")
+
+
 def _verbose(report: Report, style: Style) -> Iterator[str]:
-    if report.suppressed:
-        yield ""
-        yield from (f"ignored: {s.code} ({s.reason})" for s in report.suppressed)
     if report.skipped:
         yield ""
         yield "Not asked:"

@@ -63,16 +63,35 @@ def rule_named(selector: str) -> type[Rule]:
     for rule in all_rules():
         if selector.upper() == rule.code or selector.lower() == rule.name:
             return rule
-    import difflib
+    raise _no_such_rule(selector)
 
-    names = [n for r in all_rules() for n in (r.name, r.code)]
-    close = difflib.get_close_matches(selector, names, n=1)
-    raise UsageError(
-        f"no rule is called {selector!r}",
-        f"Did you mean {close[0]}?" if close else "All rules: relight rules",
-    )
+
+def rules_named(selector: str) -> tuple[type[Rule], ...]:
+    """The rules that a selector means: a code, the beginning of several (``RL3``), or a name.
+
+    Raises:
+        UsageError: There are none.
+    """
+    found = tuple(r for r in all_rules() if matches(r, selector))
+    if not found:
+        raise _no_such_rule(selector)
+    return found
 
 
 def matches(rule: type[Rule], selector: str) -> bool:
     """Whether a selector means a rule: its code, a prefix of the code (``RL3``), or its name."""
-    return rule.name == selector or (selector.upper().startswith("RL") and rule.code.startswith(selector.upper()))
+    return rule.name == selector.lower() or (
+        selector.upper().startswith("RL") and rule.code.startswith(selector.upper())
+    )
+
+
+def _no_such_rule(selector: str) -> UsageError:
+    import difflib
+
+    rules = all_rules()
+    close = difflib.get_close_matches(selector.lower(), [r.name for r in rules], n=3)
+    close += difflib.get_close_matches(selector.upper(), [r.code for r in rules], n=2, cutoff=0.75)
+    return UsageError(
+        f"no rule is called {selector!r}",
+        f"Did you mean {' or '.join(close[:3])}?" if close else "All rules: relight rules",
+    )

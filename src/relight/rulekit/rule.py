@@ -114,6 +114,12 @@ class Rule:
 
         return inspect.cleandoc(cls.__doc__ or "")
 
+    @classmethod
+    def section(cls, heading: str) -> str:
+        """The text under one heading of the page."""
+        match = re.search(rf"^{heading}\n-+\n(.*?)(?=\n\n[^\n]+\n-+\n|\Z)", cls.page(), re.MULTILINE | re.DOTALL)
+        return "" if match is None else match.group(1).strip()
+
 
 def _validate(cls: type[Rule]) -> None:
     def fail(reason: str) -> RuleDefinitionError:

@@ -10,7 +10,7 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 def test_the_name_stands_at_the_right() -> None:
-    line = titled("error: x", "[name]", Style(width=40))
+    (line,) = titled("error: x", "[name]", Style(width=40))
     assert len(line) == 40
     assert line.endswith("[name]")
 
@@ -36,3 +36,19 @@ def test_shortened_says_that_it_is() -> None:
 def test_colour_is_optional() -> None:
     assert Style().paint("x", "error") == "x"
     assert Style(colour=True).paint("x", "error") == "\x1b[1;31mx\x1b[0m"
+
+
+def test_the_name_stays_on_the_first_line() -> None:
+    lines = titled("error: this is more than fits beside its name", "[some-name]", Style(width=40), indent="  ")
+    assert lines == ["error: this is more than     [some-name]", "  fits beside its name"]
+    assert titled("error: " + "x" * 60, "[name]", Style(width=40)) == [
+        "error:                            [name]",
+        "x" * 60,
+    ]
+
+
+def test_no_word_is_cut() -> None:
+    assert shortened('Missing key(s): "one.weight", "two.weight", "three.weight".', 45) == (
+        'Missing key(s): "one.weight" ...'
+    )
+    assert shortened("x" * 100, 20) == "x" * 16 + " ..."
