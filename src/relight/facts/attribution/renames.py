@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from relight.facts.attribution.board import Board, Explanation, Shape
@@ -95,9 +95,35 @@ def _add_renamed(board: Board, pairs: Sequence[Pair]) -> None:
             continue
         first[source] = pair.target
         groups[ends_cut(pair.source[0], pair.target)].append(pair)
+    alone = _without_rivals(board)
     for (old, new), members in groups.items():
-        certain = all(p.confidence == "certain" for p in members)
+        certain = all(p.confidence == "certain" or (p.source[0], p.target) in alone for p in members)
         _add(board, old, new, [(p.source[0], p.target) for p in members], certain=certain)
+
+
+def _without_rivals(board: Board) -> set[tuple[str, str]]:
+    """Pairs that are alone with their shape and the last step of their names on both sides, in subtrees that match.
+
+    Nothing else that is left over could be meant, whatever the names are.
+    """
+    sides = (
+        {k: (k.rpartition(".")[2], board.saved(k)) for k in board.unexpected},
+        {k: (k.rpartition(".")[2], board.wanted(k)) for k in (*board.missing, *board.filled)},
+    )
+    looks = [Counter(side.values()) for side in sides]
+    by_look = {look: k for k, look in sides[1].items()}
+    out = set()
+    for key, look in sides[0].items():
+        if looks[0][look] == looks[1][look] == 1 and len(look[1] or ()) > 1:
+            out.add((key, by_look[look]))
+    # Biases and norms go with the matrix beside them.
+    beside = {(o.rpartition(".")[0], n.rpartition(".")[0]) for o, n in out}
+    for key in sides[0]:
+        owner, _, leaf = key.rpartition(".")
+        for old, new in beside:
+            if owner == old and f"{new}.{leaf}" in sides[1]:
+                out.add((key, f"{new}.{leaf}"))
+    return out
 
 
 def _add(board: Board, old: str, new: str, pairs: Sequence[tuple[str, str]], *, certain: bool) -> None:
