@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from relight.core.finding import Confidence, Prediction, Severity, Stage
+from relight.facts import describe
 from relight.facts.attribution import Explanation
 from relight.facts.facts import Facts
 
@@ -25,6 +26,31 @@ def confidence(facts: Facts, explanation: Explanation | None = None) -> Confiden
     if explanation is not None and not explanation.certain:
         return Confidence.LIKELY
     return Confidence.CERTAIN
+
+
+def new_fit(facts: Facts, fails: str) -> str:
+    """What a way of loading means for a resume; nothing where the file holds no optimizer's state to resume from.
+
+    Args:
+        facts: All that is known.
+        fails: When resuming fails, as the end of a sentence: ``if the optimizer gets layer3``.
+    """
+    if not can_resume(facts):
+        return ""
+    covered = describe.tensors(facts.lightning.optimizer_entries[0][1])
+    return f" Then start a new fit; resuming (ckpt_path=) fails {fails}: its state covers {covered}."
+
+
+def can_resume(facts: Facts) -> bool:
+    """Whether the file holds an optimizer's state, and the call is one of Lightning's, which might restore it."""
+    return bool(facts.calls_lightning and facts.lightning.optimizer_entries)
+
+
+def hides(*, alone: bool) -> str:
+    """What ``strict=False`` hides besides the finding that it is offered for; that was checked."""
+    if alone:
+        return "Here strict=False hides nothing else."
+    return "strict=False also hides the other differences listed here: mend those first."
 
 
 def severity(facts: Facts, explanation: Explanation) -> Severity:

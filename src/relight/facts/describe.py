@@ -10,6 +10,7 @@ from relight.facts.patterns import folded
 if TYPE_CHECKING:
     from relight.core.finding import Evidence
     from relight.core.target import ModelSpec
+    from relight.facts.keys import Mismatch
 
 
 def shape(sizes: Sequence[int]) -> str:
@@ -57,6 +58,28 @@ def where(spec: ModelSpec, path: str) -> str | None:
             return module.line
         path = path.rpartition(".")[0]
     return None
+
+
+def shapes(spec: ModelSpec, mismatched: Sequence[Mismatch]) -> tuple[Evidence, ...]:
+    """One line of evidence per key, the shapes of both sides below each other."""
+    from relight.core.finding import Evidence
+
+    width = max((len(shape(m.saved)) for m in mismatched), default=0)
+    return tuple(
+        Evidence(
+            m.key,
+            f"checkpoint {shape(m.saved).ljust(width)}  model {shape(m.wanted)}",
+            where(spec, m.key.rpartition(".")[0]),
+        )
+        for m in mismatched
+    )
+
+
+def others_fit(count: int) -> str:
+    """``The other 8 tensors fit.``; nothing where there are no others."""
+    if not count:
+        return ""
+    return "The other tensor fits. " if count == 1 else f"The other {count:,} tensors fit. "
 
 
 def groups(

@@ -26,11 +26,67 @@ def drop_keys(facts: Facts, keys: Sequence[str]) -> str:
     first, last = min(keys), max(keys)  # what these two share all of them share
     common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     prefix = first[: first.rfind(".", 0, common) + 1]
-    others = [t.key for t in facts.checkpoint.tensors if t.key not in set(keys)]
+    every = [*(t.key for t in facts.checkpoint.tensors), *facts.checkpoint.extra_keys]
+    dropped = set(keys)
+    others = [k for k in every if k not in dropped]
     if prefix and not any(k.startswith(prefix) for k in others):
         return _program(facts, f"{{k: v for k, v in state.items() if not k.startswith({literal(prefix)})}}")
-    listed = ", ".join(literal(k) for k in keys)
-    return _program(facts, f"{{k: v for k, v in state.items() if k not in ({listed},)}}")
+    prefixes = _prefixes_of(keys, others)
+    if len(prefixes) < len(keys):
+        return _program(
+            facts,
+            "{k: v for k, v in state.items() if not k.startswith(dropped)}",
+            f"dropped = {_tuple(prefixes)}",
+        )
+    return _program(facts, "{k: v for k, v in state.items() if k not in dropped}", f"dropped = {_tuple(keys)}")
+
+
+def _prefixes_of(keys: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The shortest beginnings, up to a dot, that all of the keys have and none of the others."""
+    taken = {k[: i + 1] for k in others for i, c in enumerate(k) if c == "."}
+    whole = set(others)
+    out: dict[str, None] = {}
+    for key in keys:
+        ends = (key[: i + 1] for i, c in enumerate(key) if c == ".")
+        free = next((p for p in ends if p not in taken), None)
+        if free is None and any(k != key and k.startswith(key) for k in whole):
+            return list(keys)  # the key itself begins another one: only the whole name says it
+        out[free or key] = None
+    return list(out)
+
+
+def _tuple(names: Sequence[str]) -> str:
+    """A tuple of texts as code, in lines of a width that can be read; one text is a tuple, too."""
+    rows = [""]
+    for name in names:
+        entry = f"{literal(name)},"
+        if rows[-1] and len(rows[-1]) + 1 + len(entry) > _WIDTH:
+            rows.append("")
+        rows[-1] += f" {entry}" if rows[-1] else entry
+    if len(rows) == 1:
+        return f"({rows[0] if len(names) == 1 else rows[0][:-1]})"
+    return "(\n" + "".join(f"    {row}\n" for row in rows) + ")"
+
+
+_WIDTH = 92  # columns of a line of code
+
+
+def load_loosely(facts: Facts) -> str:
+    """The call with ``strict=False``; without Lightning, the three steps of it."""
+    if facts.calls_lightning:
+        return facts.question.load_call(strict=False)
+    safe = facts.blocked is None
+    path = facts.checkpoint.state_dict_path
+    inside = "".join(f"[{literal(str(step))}]" for step in path or ())
+    load = f'ckpt = torch.load({literal(facts.question.path)}, map_location="cpu", weights_only={safe})'
+    return "\n".join(
+        [
+            "import torch",
+            load if safe else load + _TRUST,
+            f"model = {facts.question.class_name or 'MyModel'}()  # with the arguments of the training",
+            f"model.load_state_dict(ckpt{inside}, strict=False)",
+        ]
+    )
 
 
 def _program(facts: Facts, expression: str, *before: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -40,15 +41,21 @@ def in_line(text: str) -> str:
 
 
 def wrapped(text: str, style: Style, indent: str = "  ") -> list[str]:
-    """A paragraph, wrapped and indented; words and paths are never broken."""
-    return textwrap.wrap(
-        clean(text),
-        style.width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
+    """A paragraph, wrapped and indented; words, paths, calls and shapes are never broken."""
+    return _wrap(text, style.width, indent, indent)
+
+
+def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
+    whole = _UNBROKEN.sub(lambda m: m.group().replace(" ", _KEPT), clean(text))
+    lines = textwrap.wrap(
+        whole, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
+    return [line.replace(_KEPT, " ") for line in lines]
+
+
+# A call, which somebody may copy, and a shape.
+_UNBROKEN = re.compile(r"[\w.]+\([^()\n]{0,160}\)|\[[\d, ]{0,40}\]")
+_KEPT = "\0"  # clean() leaves none
 
 
 def verbatim(text: str, indent: str = "    ") -> list[str]:
@@ -65,38 +72,59 @@ def titled(left: str, right: str, style: Style, indent: str = "") -> list[str]:
         style: The width.
         indent: In front of the lines below the first.
     """
-    room = style.width - len(right) - 2
-    lines = textwrap.wrap(clean(left), max(room, 20), break_long_words=False, break_on_hyphens=False) or [""]
-    first, rest = lines[0], clean(left)[len(lines[0]) :].lstrip()
-    gap = style.width - len(first) - len(right)
-    below = textwrap.wrap(
-        rest,
-        style.width,
-        initial_indent=indent,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [f"{first}{' ' * max(gap, 2)}{right}", *below]
+    room = max(style.width - len(right) - 2, 20)
+    lead = len(clean(left).partition(" ")[0]) + 1  # the first word stays with the second
+    text = " ".join(_elided(word, max(room - lead, 12)) for word in clean(left).split(" "))
+    first = _wrap(text, room, "", "")[0] if text.strip() else ""
+    below = _wrap(text[len(first) :].lstrip(), style.width, indent, indent)
+    return [f"{first}{' ' * max(style.width - len(first) - len(right), 2)}{right}", *below]
+
+
+def _elided(word: str, room: int) -> str:
+    """A word that no line has room for, without its middle."""
+    if len(word) <= room:
+        return word
+    half = (room - 5) // 2
+    return f"{word[:half]}...{word[-half:]}"
 
 
 def columns(evidence: Sequence[Evidence], style: Style, indent: str = "  ") -> list[str]:
-    """Evidence in up to three columns; the last one (where) at the right."""
+    """Evidence in up to three columns; the last one (where) at the right.
+
+    What is too long to leave room for the second column stands on a line of its own; ``a -> b`` on two.
+    """
     if not evidence:
         return []
-    first = min(max(len(in_line(e.what)) for e in evidence), 44)
+    widths = [len(in_line(e.what)) for e in evidence]
+    first = min(max(widths), _LONGEST_NAME)
     out: list[str] = []
     for e in evidence:
         what, text, where = in_line(e.what), clean(e.text), clean(e.where or "")
+        room = style.width - len(indent) - max(len(what), first) - 2 - (len(where) + 2 if where else 0)
+        needed = max((len(line) for line in _wrap(text, max(room, 24), "", "")), default=0)
+        if len(what) > first and needed > room:
+            old, arrow, new = what.partition(" -> ")
+            tail = f"{text}{'  ' if text and where else ''}{where}"
+            if arrow and len(indent) + len(old) + 2 + len(tail) <= style.width:
+                out.append(f"{indent}{old}{tail.rjust(style.width - len(indent) - len(old))}")
+                tail = ""
+            else:
+                out.append(f"{indent}{old}")
+            if arrow:
+                out.append(f"{indent}  -> {new}")
+            out += _wrap(tail, style.width, indent + "    ", indent + "    ") if tail else []
+            continue
         head = f"{indent}{what.ljust(first)}" if text or where else f"{indent}{what}"
-        room = style.width - len(head) - 2 - (len(where) + 2 if where else 0)
-        parts = textwrap.wrap(text, max(room, 24), break_long_words=False, break_on_hyphens=False) or [""]
+        parts = _wrap(text, max(style.width - len(head) - 2 - (len(where) + 2 if where else 0), 24), "", "") or [""]
         line = f"{head}  {parts[0]}".rstrip()
         if where:
             line = f"{line}{' ' * max(style.width - len(line) - len(where), 2)}{where}"
         out.append(line)
         out.extend(f"{indent}{' ' * first}  {p}" for p in parts[1:])
     return out
+
+
+_LONGEST_NAME = 44  # the width of the first column at most
 
 
 def joined(lines: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from relight.core.finding import Explanation, Finding, Fix, Report, Severity, Stage, Suppression, Verdict
+from relight.core.finding import Explanation, Finding, Fix, Prediction, Report, Severity, Stage, Suppression, Verdict
 from relight.core.safety import Safety
 from relight.facts.describe import some
 from relight.report.layout import Style, columns, joined, shortened, titled, verbatim, wrapped
@@ -195,10 +195,7 @@ def _finding(
     for paragraph in finding.context:
         yield from wrapped(paragraph, style)
     if exception and finding.predicts is not None:
-        p = finding.predicts
-        message = p.message.partition("\n\t")[2] or p.message
-        text = f"{p.call} raises {p.exception}" + (f": {message}" if message else "")
-        yield from wrapped(shortened(text, 3 * style.width - 8), style)
+        yield from wrapped(quoted(finding.predicts, 3 * style.width - 8), style)
     for i, fix in enumerate(finding.fixes):
         if i == 0 or fix.code or fix.command or finding.fixes[i - 1].code or finding.fixes[i - 1].command:
             yield ""
@@ -206,6 +203,42 @@ def _finding(
     if explanation is not None:
         yield ""
         yield from _why(explanation, style)
+
+
+def quoted(prediction: Prediction, limit: int) -> str:
+    """What will be raised, and where: torch's list of keys or shapes shortened entry by entry, never within one."""
+    raises = f"{prediction.call} raises {prediction.exception}"
+    paragraphs = (prediction.message.partition("\n\t")[2] or prediction.message).split("\n\t")
+    if not paragraphs[0]:
+        return raises
+    whole = " ".join(" ".join(paragraphs).split())
+    if len(raises) + 2 + len(whole) <= limit:
+        return f"{raises}: {whole}"
+    sizes = [p for p in paragraphs if p.startswith(_SIZES)]
+    shown = [p for p in paragraphs if not p.startswith(_SIZES)] + sizes[:1]
+    room = (limit - len(raises)) // len(shown)
+    parts = [_listing(" ".join(p.split()), room) for p in shown]
+    if len(sizes) > 1:
+        parts[-1] = f"{parts[-1].rstrip(' .')} ... and {len(sizes) - 1:,} more."
+    return f"{raises}: {' '.join(parts)}"
+
+
+_SIZES = "size mismatch for "
+
+
+def _listing(paragraph: str, room: int) -> str:
+    """``Missing key(s) in state_dict: "a", "b" ... and 318 more.``; any other text shortened."""
+    head, colon, keys = paragraph.partition(": ")
+    if head.startswith(_SIZES):
+        return paragraph if len(paragraph) <= room else f"{head} ..."
+    names = keys.rstrip(". ").split(", ")
+    if not colon or not all(n.startswith('"') and n.endswith('"') for n in names):
+        return shortened(paragraph, max(room, 40))
+    kept = [names[0]]
+    while len(kept) < len(names) and len(head) + sum(len(n) + 2 for n in kept) + len(names[len(kept)]) + 16 < room:
+        kept.append(names[len(kept)])
+    left = len(names) - len(kept)
+    return f"{head}: {', '.join(kept)}{f' ... and {left:,} more' if left else ''}."
 
 
 def _why(explanation: Explanation, style: Style) -> Iterator[str]:

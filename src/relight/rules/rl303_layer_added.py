@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent
-from relight.facts import describe
-from relight.facts.comparison import confidence, load_error, severity
+from relight.facts import describe, snippets
+from relight.facts.comparison import confidence, hides, load_error, new_fit, severity
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -130,24 +130,6 @@ def _message(facts: Facts, single: str | None, keys: tuple[str, ...], *, strict:
 
 
 def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
-    hides = (
-        "Here strict=False hides nothing else."
-        if alone
-        else "strict=False also hides the other differences listed here: mend those first."
-    )
-    resume = ""
-    entries = facts.lightning.optimizer_entries
-    if entries and facts.calls_lightning:
-        covered = entries[0][1]
-        resume = (
-            f" Then start a new fit; resuming (ckpt_path=) fails if the optimizer gets {what}: "
-            f"its state covers {describe.tensors(covered)}."
-        )
-    call = (
-        facts.question.load_call(strict=False)
-        if facts.calls_lightning
-        else "model.load_state_dict(state, strict=False)"
-    )
     return [
         Fix(
             title=f"{what} is new, you will train it (it starts with random values):"
@@ -155,8 +137,8 @@ def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
             else "They are new, you will train them (they start with random values):",
             kind=FixKind.LOAD_ARGUMENT,
             applicability=Applicability.UNSAFE,
-            code=call,
-            note=hides + resume,
+            code=snippets.load_loosely(facts),
+            note=hides(alone=alone) + new_fit(facts, f"if the optimizer gets {what}"),
         )
     ]
 

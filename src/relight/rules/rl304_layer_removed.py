@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent
 from relight.facts import describe, snippets
-from relight.facts.comparison import confidence, load_error
+from relight.facts.comparison import confidence, load_error, new_fit
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -82,13 +82,13 @@ class LayerRemoved(Rule):
                 )
             ]
             if alone:
-                call = facts.question.load_call(strict=False)
                 fixes.append(
                     Fix(
                         title="Or load as it is; here strict=False hides nothing else:",
                         kind=FixKind.LOAD_ARGUMENT,
                         applicability=Applicability.UNSAFE,
-                        code=call if facts.calls_lightning else "model.load_state_dict(state, strict=False)",
+                        code=snippets.load_loosely(facts),
+                        note=new_fit(facts, "if the optimizer gets fewer").strip() or None,
                     )
                 )
             yield self.finding(

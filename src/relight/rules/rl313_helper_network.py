@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
-from relight.facts.comparison import confidence, load_error, severity
+from relight.facts.comparison import confidence, hides, load_error, new_fit, severity
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -84,16 +84,13 @@ class HelperNetwork(Rule):
                     )
                 )
             elif facts.strict:
-                call = facts.question.load_call(strict=False)
                 fixes.append(
                     Fix(
                         title="Its weights come from where it is built (public ones): load without them.",
                         kind=FixKind.LOAD_ARGUMENT,
                         applicability=Applicability.UNSAFE,
-                        code=call if facts.calls_lightning else "model.load_state_dict(state, strict=False)",
-                        note="Here strict=False hides nothing else."
-                        if alone
-                        else "strict=False also hides the other differences listed here: mend those first.",
+                        code=snippets.load_loosely(facts),
+                        note=hides(alone=alone) + new_fit(facts, "if the optimizer gets it"),
                     )
                 )
             names = describe.some(e.about["groups"])

@@ -94,10 +94,7 @@ class QuantisedLayers(Rule):
             keys = (*e.unexpected, *e.missing, *(m.key for m in e.mismatched))
             layers = e.about["layers"]
             evidence = [Evidence(p, describe.tensors(len(ks))) for p, ks in list(folded(keys).items())[:4]]
-            evidence += [
-                Evidence(m.key, f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model")
-                for m in e.mismatched[:1]
-            ]
+            evidence += describe.shapes(facts.spec, e.mismatched[:1])
             yield self.finding(
                 f"{describe.counted(len(layers), 'layer')} {'is' if len(layers) == 1 else 'are'} quantised "
                 f"in the {'checkpoint' if in_file else 'model'}, and not in the {'model' if in_file else 'checkpoint'}",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
+from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import InitParam
 from relight.facts import describe, snippets
-from relight.facts.comparison import confidence, load_error
+from relight.facts.comparison import can_resume, confidence, load_error
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -72,7 +72,6 @@ class HeadResized(Rule):
         for e in facts.attribution.of("head"):
             first = e.mismatched[0]
             saved, wanted = first.saved[0], first.wanted[0]
-            others = len(facts.keys.matched)
             fixes = _rebuild(facts, saved, wanted)
             fixes.append(
                 Fix(
@@ -80,28 +79,29 @@ class HeadResized(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.UNSAFE,
                     code=snippets.drop_keys(facts, [m.key for m in e.mismatched]),
-                    note=f"Load the copy with strict=False: {facts.question.load_call(facts.question.fixed_path(), strict=False)}",
+                    note=_then(facts),
                 )
             )
             yield self.finding(
                 f"the output layer has {saved} outputs in the checkpoint and {wanted} in the model",
                 confidence=confidence(facts, e),
-                evidence=[
-                    Evidence(
-                        m.key,
-                        f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model",
-                        describe.where(facts.spec, m.key.rpartition(".")[0]),
-                    )
-                    for m in e.mismatched[:4]
-                ],
+                evidence=describe.shapes(facts.spec, e.mismatched[:4]),
                 context=[
-                    f"The other {describe.tensors(others)} fit. strict=False does not help: shapes are always compared."
+                    describe.others_fit(len(facts.keys.matched))
+                    + "strict=False does not help: shapes are always compared."
                 ],
                 fixes=fixes,
                 subjects=[m.key for m in e.mismatched],
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _then(facts: Facts) -> str:
+    """What to do with a copy without the head."""
+    call = facts.question.load_call(facts.question.fixed_path(), strict=False)
+    resume = " Then start a new fit: the optimizer's state is that of the old head." if can_resume(facts) else ""
+    return f"Load the copy with strict=False: {call}{resume}"
 
 
 def _rebuild(facts: Facts, saved: int, wanted: int) -> list[Fix]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
+from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.facts import describe
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
@@ -88,14 +88,7 @@ class VocabularyResized(Rule):
             yield self.finding(
                 f"the vocabulary has {saved:,} entries in the checkpoint and {wanted:,} in the model",
                 confidence=confidence(facts, e),
-                evidence=[
-                    Evidence(
-                        m.key,
-                        f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model",
-                        describe.where(facts.spec, m.key.rpartition(".")[0]),
-                    )
-                    for m in e.mismatched[:4]
-                ],
+                evidence=describe.shapes(facts.spec, e.mismatched[:4]),
                 context=["strict=False does not help: shapes are always compared."],
                 fixes=fixes,
                 subjects=[m.key for m in e.mismatched],

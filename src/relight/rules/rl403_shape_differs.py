@@ -111,8 +111,8 @@ class ShapeDiffers(Rule):
                 evidence=_evidence(facts, e),
                 context=[
                     *_silent(e),
-                    f"The other {describe.tensors(len(facts.keys.matched))} fit. "
-                    "strict=False does not help: shapes are always compared.",
+                    describe.others_fit(len(facts.keys.matched))
+                    + "strict=False does not help: shapes are always compared.",
                 ],
                 fixes=[_argument(facts, e) or Fix(title=remedy, kind=FixKind.CODE)],
                 subjects=[m.key for m in e.mismatched],
@@ -149,14 +149,7 @@ def _width(e: Explanation) -> str:
 
 
 def _evidence(facts: Facts, e: Explanation) -> list[Evidence]:
-    lines = [
-        Evidence(
-            m.key,
-            f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model",
-            describe.where(facts.spec, m.key.rpartition(".")[0]),
-        )
-        for m in e.mismatched[:3]
-    ]
+    lines = list(describe.shapes(facts.spec, e.mismatched[:3]))
     if len(e.mismatched) > 3:
         lines.append(Evidence("...", f"{len(e.mismatched) - 3} more"))
     return lines

@@ -85,14 +85,7 @@ class OtherVariant(Rule):
                 Evidence(f"size {saved:,}", f"is {wanted:,} in the model, in {describe.tensors(n)}")
                 for (saved, wanted), n in widths[:3]
             ]
-            first = e.mismatched[0]
-            evidence.append(
-                Evidence(
-                    first.key,
-                    f"{describe.shape(first.saved)} in the checkpoint, {describe.shape(first.wanted)} in the model",
-                    describe.where(facts.spec, first.key.rpartition(".")[0]),
-                )
-            )
+            evidence += describe.shapes(facts.spec, e.mismatched[:1])
             yield self.finding(
                 "the checkpoint is of another variant of this model",
                 confidence=confidence(facts, e),

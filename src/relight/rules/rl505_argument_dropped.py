@@ -102,13 +102,7 @@ class ArgumentDropped(Rule):
                         f"takes {param.name}, not {old}",
                         None if facts.resolved_target.init is None else facts.resolved_target.init.location,
                     ),
-                    *(
-                        Evidence(
-                            m.key,
-                            f"{describe.shape(m.saved)} in the checkpoint, {describe.shape(m.wanted)} in the model",
-                        )
-                        for m in (explanation.mismatched[:2] if explanation else ())
-                    ),
+                    *(describe.shapes(facts.spec, explanation.mismatched[:2]) if explanation else ()),
                 ],
                 context=["Lightning leaves out names that the constructor does not take, without a word."],
                 fixes=[

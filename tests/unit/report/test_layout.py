@@ -41,10 +41,6 @@ def test_colour_is_optional() -> None:
 def test_the_name_stays_on_the_first_line() -> None:
     lines = titled("error: this is more than fits beside its name", "[some-name]", Style(width=40), indent="  ")
     assert lines == ["error: this is more than     [some-name]", "  fits beside its name"]
-    assert titled("error: " + "x" * 60, "[name]", Style(width=40)) == [
-        "error:                            [name]",
-        "x" * 60,
-    ]
 
 
 def test_no_word_is_cut() -> None:
@@ -52,3 +48,35 @@ def test_no_word_is_cut() -> None:
         'Missing key(s): "one.weight" ...'
     )
     assert shortened("x" * 100, 20) == "x" * 16 + " ..."
+
+
+def test_a_name_that_no_line_has_room_for_is_shortened_in_a_title() -> None:
+    lines = titled(f"error: {'a' * 60}.end is gone", "[name]", Style(width=60), indent="  ")
+    assert lines[0].startswith("error: aaaaaaaa")
+    assert "....end" not in lines[0]
+    assert lines[0].endswith("[name]")
+    assert len(lines[0]) == 60
+
+
+def test_calls_and_shapes_are_not_broken() -> None:
+    call = 'Net.load_from_checkpoint("model.fixed.ckpt", strict=False)'
+    assert wrapped(f"Load the copy with strict=False: {call}", Style(width=62)) == [
+        "  Load the copy with strict=False:",
+        f"  {call}",
+    ]
+    assert wrapped("it has the shape [16, 16, 3] here", Style(width=40), indent=" " * 18) == [
+        " " * 18 + "it has the shape",
+        " " * 18 + "[16, 16, 3] here",
+    ]
+
+
+def test_a_rename_that_is_too_long_takes_two_lines() -> None:
+    old, new = f"encoder.{'x' * 20}.query", f"encoder.{'x' * 20}.attn"
+    assert columns([Evidence(f"{old} -> {new}", "4 tensors", "a.py:3")], Style(width=60)) == [
+        f"  {old}{'4 tensors  a.py:3'.rjust(58 - len(old))}",
+        f"    -> {new}",
+    ]
+    assert columns([Evidence("x" * 58, "a text of some length")], Style(width=60)) == [
+        f"  {'x' * 58}",
+        "      a text of some length",
+    ]
