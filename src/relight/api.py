@@ -658,7 +658,9 @@ def _need_target(built: Target) -> None:
 
     failure = built.failure
     if failure is not None and failure.kind.value in _TARGET_ERRORS:
-        raise UsageError(f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure))
+        raise UsageError(
+            f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure, built.argument)
+        )
 
 
 def _need_file(hparams_file: str | None) -> None:
@@ -741,11 +743,13 @@ def _target_error(failure: BuildFailure, target: str) -> str:
     return "this is neither an nn.Module class nor a function that makes one"
 
 
-def _hint(failure: BuildFailure) -> str | None:
+def _hint(failure: BuildFailure, target: str) -> str | None:
     if failure.suggestions:
         return f"Did you mean {' or '.join(failure.suggestions[:3])}?"
     if failure.candidates:
-        return f"It defines: {', '.join(failure.candidates[:8])}."
+        listed = ", ".join(failure.candidates[:8])
+        every = f" check compares with each of them: --target '{target}:*'." if ":" not in target else ""
+        return f"It defines: {listed}.{every}"
     return None
 
 
