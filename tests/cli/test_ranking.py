@@ -24,8 +24,8 @@ def test_the_best_stands_first(relight):
 trained.ckpt: loads into Trained (models.py), the best of 4 classes
   Trained  6 of 6 tensors
   Renamed  4 of 6 tensors, 2 renamed                            [renamed-module]
-  Grown    6 of 6 tensors, 2 not in the file                       [layer-added]
-  Classic  0 of 6 tensors, 6 not in the file                       [keys-differ]
+  Grown    6 of 6 tensors, 2 missing                               [layer-added]
+  Classic  0 of 6 tensors, 6 missing                               [keys-differ]
 """)
 
 
@@ -41,7 +41,7 @@ def test_what_is_wrong_with_the_file_is_said_once(relight):
     assert out.splitlines()[:3] == [
         "injected.ckpt: will not load into Injected (models.py), the best of 2 classes",
         "  Injected  4 of 4 tensors",
-        "  Classic   0 of 4 tensors, 6 not in the file                      [keys-differ]",
+        "  Classic   0 of 4 tensors, 6 missing                              [keys-differ]",
     ]
     assert out.count("[module-not-found]") == 1
 
@@ -87,7 +87,7 @@ def test_models_that_are_specs(relight):
 
 def test_in_markdown(relight):
     out = relight.says("check", "trained.ckpt", *several(*SPECS), "--format", "markdown")
-    assert "| `Grown` | 6 of 6 tensors, 2 not in the file | \\[layer-added\\] |" in out
+    assert "| `Grown` | 6 of 6 tensors, 2 missing | \\[layer-added\\] |" in out
 
 
 def test_suppressed_findings_of_the_best(relight):

@@ -68,3 +68,24 @@ def test_a_repair_that_is_printed_works(cause, name, tool, folder):
     sound = [p for p in folder.rglob("*") if p.is_file() and check(p, intent="weights").verdict is not Verdict.FAILS]
     assert len(sound) == 1
     assert _load(sound[0])
+
+
+@pytest.mark.parametrize("cause, name", FILES)
+def test_advice_that_cannot_work_is_called_so(cause, name, folder):
+    """Where torch suggests weights_only=False, and relight says that it is vain, it is."""
+    path = folder / "model.ckpt"
+    path.write_bytes(KNOWN[cause].files[name]())
+    report = check(path, intent="weights", weights_only=True)
+    vain = [c for f in report.findings for c in f.context if c.startswith("weights_only=False, which torch's message")]
+    if vain:
+        with pytest.raises(Exception, match="will likely succeed"):
+            _load(path, weights_only=True)
+        with pytest.raises(Exception):  # noqa: B017, PT011 (whatever it is: it does not load)
+            _load(path, weights_only=False)
+
+
+def test_a_web_page_is_not_made_readable_by_an_argument(folder):
+    (folder / "model.ckpt").write_bytes(b"<html><body>404</body></html>")
+    report = check("model.ckpt", intent="weights", weights_only=True)
+    assert "cannot help: it cannot be read that way either." in " ".join(str(report).split())
+    assert "cannot help" not in str(check("model.ckpt", intent="weights", weights_only=False))

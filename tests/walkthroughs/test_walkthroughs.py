@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from user_folder import LAYERS, Folder
+from user_folder import CUSTOM_MODULE, LAYERS, Folder
 
 pytestmark = pytest.mark.torch
 
@@ -138,6 +138,67 @@ def test_3_the_import_fails(folder: Folder) -> None:
     command = answer.code("A module of this name: training/my_custom_module.py")
     assert command == "PYTHONPATH=training relight check custom.ckpt --target load.py:MyModel"
     assert folder.shell(command).status == 0
+
+
+INJECTED = SAME.replace("def __init__(self):", "def __init__(self, layer):").replace(
+    "self.layer1", "self.save_hyperparameters()\n        self.layer = layer\n        self.layer1", 1
+)
+
+
+def test_3b_the_missing_class_is_inside_the_file(folder: Folder) -> None:
+    """`relight fix` will write the copy without the object some day; until then there is a program to paste."""
+    answer = folder.relight("check", "modelb.ckpt")
+    assert answer.status == 1
+    assert answer.first == "modelb.ckpt: will not load here"
+    assert "error: the file needs my_custom_module, which is not here     [module-not-found]" in answer.out
+    assert "hyper_parameters.layer  is a my_custom_module.MyCustomLayer" in answer.out
+    assert "Neither remedy that torch suggests can help: both need the module." in answer.out
+    assert "The weights do not: 8 tensors, readable now." in answer.out
+    quiet = folder.python(
+        "import sys\nfrom relight.cli.app import main\n"
+        "try:\n    main(['check', 'modelb.ckpt'])\nexcept SystemExit:\n    pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert quiet.status == 0, quiet.err
+
+    # Both remedies of torch, as torch itself words them.
+    folder.write("model.py", INJECTED)
+    first = folder.python("from model import MyModel\nMyModel.load_from_checkpoint('modelb.ckpt')")
+    assert "add_safe_globals([my_custom_module.MyCustomLayer])" in " ".join(first.err.split())
+    assert "weights_only" in first.err
+    assert "Unsupported global: GLOBAL my_custom_module.MyCustomLayer" in " ".join(answer.out.split())
+    allowed = folder.python("import torch, my_custom_module")
+    assert "ModuleNotFoundError: No module named 'my_custom_module'" in allowed.err
+    second = folder.python("from model import MyModel\nMyModel.load_from_checkpoint('modelb.ckpt', weights_only=False)")
+    assert "ModuleNotFoundError: No module named 'my_custom_module'" in second.err
+
+    # You have the source: on the path, the only thing left is that it is not plain data, and that is said next.
+    folder.write("old_code/my_custom_module.py", CUSTOM_MODULE)
+    answer = folder.relight("check", "modelb.ckpt", "--target", "model.py:MyModel")
+    command = answer.code("A module of this name lies in old_code (seen, not run).")
+    assert command == "PYTHONPATH=old_code relight check modelb.ckpt --target model.py:MyModel"
+    next_answer = folder.shell(command)
+    assert "[not-plain-data]" in next_answer.out
+    line = next_answer.code("For a file of your own").splitlines()[0]
+    assert line == 'MyModel.load_from_checkpoint("modelb.ckpt", weights_only=False)'
+    done = folder.python(f"from model import MyModel\n{line}", PYTHONPATH="old_code")
+    assert done.status == 0, done.err
+
+
+def test_3b_the_source_is_lost(folder: Folder) -> None:
+    """The weights come out without the module; a layer of the same shape takes the place of the lost one."""
+    folder.write("model.py", INJECTED)
+    answer = folder.relight("check", "modelb.ckpt", "--target", "model.py:MyModel")
+    assert "You have the source: put it on the path and try again:" in answer.out
+    program = answer.code("Or load only the weights")
+    assert "model = MyModel()  # with the arguments of the training" in program
+    folder.write("rewritten.py", CUSTOM_MODULE)
+    filled = program.replace("MyModel()", "MyModel(layer=MyCustomLayer())")
+    done = folder.python(
+        f"from model import MyModel\nfrom rewritten import MyCustomLayer\n{filled}\n"
+        "assert torch.equal(model.layer.proj.weight, ckpt['state_dict']['layer.proj.weight'])"
+    )
+    assert done.status == 0, done.err
 
 
 def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:

@@ -9,6 +9,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+CUSTOM_MODULE = """from torch import nn
+class MyCustomLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(10, 10)
+        self.norm = nn.LayerNorm(10)
+    def forward(self, x):
+        return self.norm(self.proj(x))
+"""
+
 TRAIN = """
 import sys
 import torch
@@ -51,6 +61,16 @@ class WithCustom(MyModel):
         return super().forward(self.custom_layer(x))
 
 
+class WithInjected(MyModel):
+    def __init__(self, layer):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = layer
+
+    def forward(self, x):
+        return super().forward(self.layer(x))
+
+
 def train(model, path, tag=None):
     data = torch.utils.data.TensorDataset(torch.randn(16, 10))
     trainer = pl.Trainer(max_epochs=10, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -65,6 +85,8 @@ def train(model, path, tag=None):
 train(MyModel(), "model.ckpt")
 train(WithCustom(), "custom.ckpt")
 train(MyModel(), "gpu3.ckpt", "cuda:3")
+import my_custom_module
+train(WithInjected(my_custom_module.MyCustomLayer()), "modelb.ckpt")
 """
 
 LAYERS = """import torch

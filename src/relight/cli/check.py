@@ -118,7 +118,7 @@ def command(
         "map_location": map_location or project.map_location,
         "init": options.parse_init(init),
         "hparams_file": hparams_file or project.hparams_file,
-        "select": chosen or project.select,
+        "select": chosen or project.select or None,
         "ignore": reasons,
         "baseline": None if write_baseline and not os.path.exists(accepted or "") else accepted,
         "explain": explain,

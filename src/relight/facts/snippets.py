@@ -31,27 +31,23 @@ def drop_keys(facts: Facts, keys: Sequence[str]) -> str:
     others = [k for k in every if k not in dropped]
     if prefix and not any(k.startswith(prefix) for k in others):
         return _program(facts, f"{{k: v for k, v in state.items() if not k.startswith({literal(prefix)})}}")
-    prefixes = _prefixes_of(keys, others)
-    if len(prefixes) < len(keys):
-        return _program(
-            facts,
-            "{k: v for k, v in state.items() if not k.startswith(dropped)}",
-            f"dropped = {_tuple(prefixes)}",
-        )
-    return _program(facts, "{k: v for k, v in state.items() if k not in dropped}", f"dropped = {_tuple(keys)}")
+    beginnings = _beginnings(keys, others)
+    if len(beginnings) == len(keys):
+        return _program(facts, "{k: v for k, v in state.items() if k not in dropped}", f"dropped = {_tuple(keys)}")
+    # A whole name among them is told from the beginning of a longer one by the dot behind it.
+    whole = any(not b.endswith(".") for b in beginnings)
+    listed = [b if b.endswith(".") else f"{b}." for b in beginnings]
+    begins = '(k + ".").startswith(dropped)' if whole else "k.startswith(dropped)"
+    return _program(facts, f"{{k: v for k, v in state.items() if not {begins}}}", f"dropped = {_tuple(listed)}")
 
 
-def _prefixes_of(keys: Sequence[str], others: Sequence[str]) -> list[str]:
-    """The shortest beginnings, up to a dot, that all of the keys have and none of the others."""
+def _beginnings(keys: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The shortest beginnings, up to a dot, that all of the keys have and none of the others; else whole keys."""
     taken = {k[: i + 1] for k in others for i, c in enumerate(k) if c == "."}
-    whole = set(others)
     out: dict[str, None] = {}
     for key in keys:
         ends = (key[: i + 1] for i, c in enumerate(key) if c == ".")
-        free = next((p for p in ends if p not in taken), None)
-        if free is None and any(k != key and k.startswith(key) for k in whole):
-            return list(keys)  # the key itself begins another one: only the whole name says it
-        out[free or key] = None
+        out[next((p for p in ends if p not in taken), key)] = None
     return list(out)
 
 

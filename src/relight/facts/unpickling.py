@@ -196,3 +196,14 @@ def describe(ref: Global, value: Value) -> str:
         return f"{article} {words}"
     shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     return f"{article} {words} ({len(names)} value{'s' if len(names) != 1 else ''}: {shown})"
+
+
+def vain_advice(prediction: Prediction | None) -> list[str]:
+    """A sentence where torch's message ends in an advice that cannot work: the bytes are no checkpoint either way.
+
+    Source: torch 2.13, torch/serialization.py: ``_get_wo_message`` offers ``weights_only=False`` ("will likely
+    succeed") whatever the safe unpickler stumbled on, also on the first byte of a web page.
+    """
+    if prediction is None or "Weights only load failed" not in prediction.message:
+        return []
+    return ["weights_only=False, which torch's message suggests, cannot help: it cannot be read that way either."]

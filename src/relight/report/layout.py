@@ -42,19 +42,19 @@ def in_line(text: str) -> str:
 
 def wrapped(text: str, style: Style, indent: str = "  ") -> list[str]:
     """A paragraph, wrapped and indented; words, paths, calls and shapes are never broken."""
-    return _wrap(text, style.width, indent, indent)
+    return _wrap(text, style.width, indent, indent, _CALL_OR_SHAPE)
 
 
-def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
-    whole = _UNBROKEN.sub(lambda m: m.group().replace(" ", _KEPT), clean(text))
+def _wrap(text: str, width: int, first: str, rest: str, unbroken: re.Pattern[str] | None = None) -> list[str]:
+    whole = (unbroken or _SHAPE).sub(lambda m: m.group().replace(" ", _KEPT), clean(text))
     lines = textwrap.wrap(
         whole, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
     return [line.replace(_KEPT, " ") for line in lines]
 
 
-# A call, which somebody may copy, and a shape.
-_UNBROKEN = re.compile(r"[\w.]+\([^()\n]{0,160}\)|\[[\d, ]{0,40}\]")
+_SHAPE = re.compile(r"\[[\d, ]{0,40}\]")
+_CALL_OR_SHAPE = re.compile(r"[\w.]+\([^()\n]{0,160}\)|" + _SHAPE.pattern)  # somebody may copy a call
 _KEPT = "\0"  # clean() leaves none
 
 

@@ -84,7 +84,7 @@ def _fit(candidate: Candidate) -> str:
         out.append(f"{fit.mismatched:,} of another shape")
     lacking = fit.model - fit.fits - fit.mismatched - fit.renamed
     if lacking > 0:
-        out.append(f"{lacking:,} not in the file")
+        out.append(f"{lacking:,} missing")
     return ", ".join(out)
 
 

@@ -11,7 +11,7 @@ from relight.facts import data, describe
 from relight.facts.facts import Facts
 from relight.facts.first_bytes import begins, not_a_pickle, tar_without_storages
 from relight.facts.question import literal
-from relight.facts.unpickling import refusal
+from relight.facts.unpickling import refusal, vain_advice
 from relight.facts.versions import at_least
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
@@ -158,6 +158,8 @@ class NotACheckpoint(Rule):
             inside = [f for f in facts.checkpoint.files if f.endswith(_SUFFIXES)] if problem.what == "directory" else []
             if problem.what == "directory":
                 context.append(f"Inside: {describe.some(inside)}." if inside else "Nothing in it looks like one.")
+            predicted = _prediction(problem, facts)
+            context += vain_advice(predicted)
             yield self.finding(
                 f"this is {kind['is']}, not a checkpoint"
                 if not kind["is"].startswith("not ")
@@ -165,7 +167,7 @@ class NotACheckpoint(Rule):
                 cause=kind["cause"],
                 context=context,
                 fixes=[_fix(kind, facts)],
-                predicts=_prediction(problem, facts),
+                predicts=predicted,
             )
 
 

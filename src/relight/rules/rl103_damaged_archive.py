@@ -11,6 +11,7 @@ from relight.facts import describe
 from relight.facts.facts import Facts
 from relight.facts.first_bytes import begins, not_a_pickle
 from relight.facts.question import literal
+from relight.facts.unpickling import vain_advice
 from relight.rulekit import File, Fires, Phase, Rule, Silent
 
 _CAUSES = {
@@ -90,6 +91,8 @@ class DamagedArchive(Rule):
             context.append(describe.what_is_left(len(checkpoint.tensors), len(checkpoint.lost)))
             if not checkpoint.readable:
                 context.append("They stand before the place where the pickle breaks: compare them with the model.")
+        predicted = _prediction(fatal, facts)
+        context += vain_advice(predicted)
         yield self.finding(
             "the file is damaged" if fatal else "the file is damaged in a place that loading does not notice",
             cause=_cause(first),
@@ -111,7 +114,7 @@ class DamagedArchive(Rule):
                 ),
             ],
             subjects=[p.record for p in problems if p.record],
-            predicts=_prediction(fatal, facts),
+            predicts=predicted,
         )
 
 
