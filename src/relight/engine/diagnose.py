@@ -12,6 +12,7 @@ from relight.core.finding import (
     Confidence,
     Crashed,
     Finding,
+    Fix,
     Report,
     Severity,
     Skipped,
@@ -24,6 +25,7 @@ from relight.engine.notes import notes
 from relight.engine.summary import summary
 from relight.facts.facts import Facts
 from relight.facts.question import literal
+from relight.facts.repairable import repairable
 from relight.facts.safety import safety
 from relight.rulekit.rule import Rule
 
@@ -69,7 +71,7 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
             if rule.gates and finding.severity is Severity.ERROR and gate is None:
                 gate = finding
     findings.sort(key=_root_cause_first)
-    findings = _chained(findings, facts)
+    findings = _chained(_with_commands(findings, facts), facts)
     unknown = _unknown(facts, gate, dict.fromkeys(hidden))
     return Report(
         origin=facts.question.path,
@@ -88,6 +90,24 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, ignore: Mapping[str, 
         crashed=tuple(crashed),
         stopped=_stopped(facts),
     )
+
+
+def _with_commands(findings: list[Finding], facts: Facts) -> list[Finding]:
+    """Put the command beside every fix that relight can carry out on this file; take the edits of the others away."""
+    return [
+        replace(finding, fixes=tuple(_with_command(fix, facts) for fix in finding.fixes)) if finding.fixes else finding
+        for finding in findings
+    ]
+
+
+def _with_command(fix: Fix, facts: Facts) -> Fix:
+    if not fix.edits:
+        return fix
+    if not repairable(facts.checkpoint, fix.edits):
+        return replace(fix, edits=(), allow=None)
+    question = facts.question
+    options = ["-o", question.fixed_path(), *(() if fix.allow is None else ("--allow", fix.allow))]
+    return replace(fix, command=question.command("fix", None, *options))
 
 
 def _chained(findings: list[Finding], facts: Facts) -> list[Finding]:

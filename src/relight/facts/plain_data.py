@@ -76,13 +76,22 @@ def make_plain(root: Value, *, drop: bool = False) -> Plain:
     Returns:
         What was done, with the tree.
     """
-    work = _Work(drop)
+    work = _Work(drop, change=True)
     work.run(root)
     return work.out
 
 
+def preview(root: Value, *, drop: bool = False) -> Plain:
+    """What `make_plain` would do; the tree stays as it is, and the result has none."""
+    work = _Work(drop, change=False)
+    work.run(root)
+    work.out.root = None
+    return work.out
+
+
 class _Work:
-    def __init__(self, drop: bool) -> None:
+    def __init__(self, drop: bool, *, change: bool) -> None:
+        self.change = change
         allowed = data.load("weights_only")
         self.allowed = {*allowed["globals"], *allowed["registered"]["globals"]}
         self.forms = [(re.compile(f["pattern"]), f) for f in data.load("plain_forms")["forms"]]
@@ -120,13 +129,18 @@ class _Work:
                         continue
                     pairs.append((key, item))
                     below.append((item, step))
-                value.pairs = pairs
+                if self.change:
+                    value.pairs = pairs
             if isinstance(value, (ListNode, SetNode, Call)):
-                value.items = [self.in_list(v, path / i) for i, v in enumerate(value.items)]
-                below += [(v, path / i) for i, v in enumerate(value.items)]
+                items = [self.in_list(v, path / i) for i, v in enumerate(value.items)]
+                below += [(v, path / i) for i, v in enumerate(items)]
+                if self.change:
+                    value.items = items
             if isinstance(value, Call):
-                value.args = tuple(self.in_list(v, path) for v in value.args)
-                below += [(v, path) for v in value.args]
+                args = tuple(self.in_list(v, path) for v in value.args)
+                below += [(v, path) for v in args]
+                if self.change:
+                    value.args = args
                 if value.has_state:
                     below.append((value.state, path))
             elif isinstance(value, tuple):

@@ -6,6 +6,7 @@ the plan asks for. Memory is bounded by the pickle and the largest tensor that i
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, Record, StorageEntry, TensorEntry
+from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
 from relight.core.edits import (
     AddNames,
     ConvertTensors,
@@ -32,6 +33,7 @@ from relight.core.edits import (
 from relight.core.errors import RepairError
 from relight.core.objects import Persistent, Value, nodes
 from relight.facts.patterns import ends_cut, folded_pairs
+from relight.facts.repairable import HARMLESS, WRITABLE
 from relight.reader import DEFAULT_LIMITS, open_checkpoint
 from relight.reader.archive import Archive
 from relight.reader.pickle_vm import Decoded, decode
@@ -45,13 +47,11 @@ from relight.repair.token_edit import edit_tokens
 from relight.repair.tree_edit import CannotEdit, Edited, edit_tree, parts_of
 from relight.repair.zip_out import ZipOut
 
-# Damage that a copy would carry on, or hide: it is mended first, or not at all.
-_HARMLESS = frozenset({ProblemKind.COMPRESSED_RECORDS, ProblemKind.BYTES_AFTER})
-_WRITABLE = {Layout.TORCH_ZIP, Layout.TORCH_LEGACY, Layout.SAFETENSORS}
 _ID = ".data/serialization_id"
 # What only tells torch where storages are without looking: it is wrong as soon as storages come or go.
 _FORMAT = (".format_version", ".storage_alignment")
 _SMALL = 1 << 20
+_LOCAL = b"PK\x03\x04"
 
 
 def digest_of(path: str) -> str:
@@ -62,32 +62,36 @@ def digest_of(path: str) -> str:
     """
     source = LocalSource(path)
     try:
-        out = hashlib.sha256(str(source.size).encode())
-        if source.read(0, 4) == b"PK\x03\x04":
-            archive = Archive(source, DEFAULT_LIMITS)
-            for record in archive.records.values():
-                out.update(
-                    f"\n{record.name} {record.size} {record.crc32} {record.span.start}".encode("utf-8", "replace")
-                )
-            name = archive.find("data.pkl")
-            if name is not None:
-                out.update(archive.read(name, DEFAULT_LIMITS.pickle_bytes) or b"")
-        else:
-            length = min(struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))[0], 100 << 20)
-            out.update(source.read(0, max(_SMALL, length + 8)))
-            out.update(source.read(max(source.size - _SMALL, 0), _SMALL))
-        return f"sha256:{out.hexdigest()}"
+        return _digest(source, Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None)
     finally:
         source.close()
 
 
-def rewrite(plan: Plan, path: str, output: str, *, progress: Progress | None = None) -> Written:
+def _digest(source: LocalSource, archive: Archive | None) -> str:
+    out = hashlib.sha256(str(source.size).encode())
+    if archive is not None:
+        for record in archive.records.values():
+            out.update(f"\n{record.name} {record.size} {record.crc32} {record.span.start}".encode("utf-8", "replace"))
+        name = archive.find("data.pkl")
+        if name is not None:
+            out.update(archive.read(name, DEFAULT_LIMITS.pickle_bytes) or b"")
+    else:
+        length = min(struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))[0], 100 << 20)
+        out.update(source.read(0, max(_SMALL, length + 8)))
+        out.update(source.read(max(source.size - _SMALL, 0), _SMALL))
+    return f"sha256:{out.hexdigest()}"
+
+
+def rewrite(
+    plan: Plan, path: str, output: str, *, checkpoint: Checkpoint | None = None, progress: Progress | None = None
+) -> Written:
     """Write a new file as a plan says.
 
     Args:
         plan: What changes.
         path: The file; it is only read.
         output: The new file; nothing may be there.
+        checkpoint: What was read of the file, where that was done already.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
@@ -100,21 +104,26 @@ def rewrite(plan: Plan, path: str, output: str, *, progress: Progress | None = N
     refuse_existing(output, path)
     if os.path.isdir(path):
         raise RepairError(path, "it is a folder; only single files are written yet")
-    digest = digest_of(path)
-    if digest != plan.digest:
-        raise RepairError(path, "the plan is for another file, or the file has changed since")
-    checkpoint = open_checkpoint(path)
-    _check_sound(checkpoint, plan.edits)
     source = LocalSource(path)
+    # Millions of small objects that live to the end: the collector would walk them over and over.
+    collecting = gc.isenabled()
+    gc.disable()
     try:
+        archive = Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None
+        if _digest(source, archive) != plan.digest:
+            raise RepairError(path, "the plan is for another file, or the file has changed since")
+        checkpoint = open_checkpoint(path) if checkpoint is None else checkpoint
+        _check_sound(checkpoint, plan.edits)
         if checkpoint.layout is Layout.SAFETENSORS:
             written = _Safetensors(source, checkpoint, plan.edits).write(output, progress)
         else:
-            written = _Pickled(source, checkpoint, plan.edits).write(output, progress)
+            written = _Pickled(source, checkpoint, plan.edits, archive).write(output, progress)
     except (CannotEdit, Unwritable) as error:
         raise RepairError(path, str(error)) from None
     finally:
         source.close()
+        if collecting:
+            gc.enable()
     return written
 
 
@@ -128,19 +137,20 @@ def expected_tree(path: str, edits: Sequence[Edit]) -> Value:
     checkpoint = open_checkpoint(path)
     source = LocalSource(path)
     try:
-        return _Pickled(source, checkpoint, edits).expected
+        archive = Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None
+        return _Pickled(source, checkpoint, edits, archive).expected
     finally:
         source.close()
 
 
 def _check_sound(checkpoint: Checkpoint, edits: Sequence[Edit]) -> None:
-    if checkpoint.layout not in _WRITABLE:
+    if checkpoint.layout not in WRITABLE:
         raise RepairError(checkpoint.origin, f"files of layout {checkpoint.layout.value} are not written yet")
     if not checkpoint.readable:
         first = checkpoint.problems[0].message if checkpoint.problems else "it holds no objects"
         raise RepairError(checkpoint.origin, f"it cannot be read: {first}")
     for problem in checkpoint.problems:
-        if problem.kind not in _HARMLESS:
+        if problem.kind not in HARMLESS:
             raise RepairError(checkpoint.origin, f"it is damaged, which a copy would hide: {problem.message}")
     if checkpoint.lost:
         raise RepairError(checkpoint.origin, f"the values of {checkpoint.lost[0].key} are not all there")
@@ -176,13 +186,15 @@ class _Draft:
 class _Pickled:
     """A file of torch.save, in either of its layouts, to the zip layout."""
 
-    def __init__(self, source: LocalSource, checkpoint: Checkpoint, edits: Sequence[Edit]) -> None:
+    def __init__(
+        self, source: LocalSource, checkpoint: Checkpoint, edits: Sequence[Edit], archive: Archive | None
+    ) -> None:
         self.source = source
         self.checkpoint = checkpoint
         self.edits = edits
         self.legacy = checkpoint.layout is Layout.TORCH_LEGACY
         self.secret = any(isinstance(e, MakePlain) for e in edits)  # nothing of the old pickle may stay
-        self.archive = None if self.legacy else Archive(source, DEFAULT_LIMITS)
+        self.archive = archive
         self.data = self._old_pickle()
         self.decoded: Decoded = decode(self.data, limits=DEFAULT_LIMITS)
         self.edited: Edited = edit_tree(self.decoded.value, edits, checkpoint.state_dict_path, checkpoint.storages)

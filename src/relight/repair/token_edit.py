@@ -88,10 +88,13 @@ def _key_sites(
     for step in path or ():
         value = next((v for k, v in reversed(mapping_pairs(value) or ()) if k == step), None)
     pairs = mapping_pairs(value)
-    if pairs is None or not isinstance(value, Call):
+    if pairs is None:
         return None
     out = []
-    position = value.position
+    # An OrderedDict is a call, whose place is known; a dict begins behind its own key, or with the pickle.
+    position = value.position if isinstance(value, Call) else 0
+    if position == 0 and path:
+        position = max(data.find(text_token(str(path[-1]))), 0)
     for key, tensor in pairs:
         end = tensor.position if isinstance(tensor, Call) else len(data)
         if isinstance(key, str) and key in rename:
@@ -102,7 +105,8 @@ def _key_sites(
             out.append((at, old, text_token(rename[key])))
         if isinstance(tensor, Call) and tensor.position > position:
             position = tensor.position
-    stored = next((v for k, v in mapping_pairs(value.state) or () if k == "_metadata"), None)
+    state = value.state if isinstance(value, Call) else None
+    stored = next((v for k, v in mapping_pairs(state) or () if k == "_metadata"), None)
     for key, _ in mapping_pairs(stored) or ():
         if isinstance(key, str) and key in metadata:
             old = text_token(key)

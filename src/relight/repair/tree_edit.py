@@ -105,6 +105,7 @@ def _edit_keys(
     drop: set[str] = set()
     add: list[tuple[str, str]] = []
     convert: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {}
+    copies: dict[str, list[str]] = {}
     for edit in edits:
         if isinstance(edit, RenameKeys):
             _merge(rename, edit.pairs)
@@ -115,13 +116,13 @@ def _edit_keys(
         else:
             for new, sources, op, shape in edit.pairs:
                 if op == "copy" and len(sources) == 1:
-                    if sources[0] in rename or new == sources[0]:
-                        add += [] if new == sources[0] else [(sources[0], new)]
-                        rename.setdefault(sources[0], new)
-                    else:
-                        rename[sources[0]] = new
+                    copies.setdefault(sources[0], []).append(new)
                 else:
                     convert[new] = (sources, op, shape)
+    for old, news in copies.items():
+        first = old if old in news else news[0]
+        _merge(rename, [(old, first)])
+        add += [(old, new) for new in news if new != first]
     wanted = {*rename, *drop, *(o for o, _ in add), *(s for sources, _, _ in convert.values() for s in sources)}
     absent = sorted(wanted - values.keys())
     if absent:

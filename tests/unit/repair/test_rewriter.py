@@ -246,3 +246,11 @@ def test_plans_survive_json(file):
         Plan.from_dict({"schema": "relight/check/1"})
     with pytest.raises(ValueError, match="not a plan"):
         Plan.from_dict({"schema": "relight/plan/1", "edits": 3})
+
+
+def test_a_plain_dict_of_tensors(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"epoch": 3, "state_dict": {"a": torch.ones(2), "b": torch.ones(3)}}, tmp_path / "model.ckpt")
+    written = repaired(tmp_path / "model.ckpt", tmp_path / "out.ckpt", RenameKeys((("a", "net.a"), ("b", "net.b"))))
+    assert not written.whole
+    assert list(torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]) == ["net.a", "net.b"]
