@@ -6,6 +6,7 @@ The functions have the names of the commands and give the same results:
 
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
+- `fix` writes a corrected copy and proves that it is one; `plan` says what it would do.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -21,17 +22,27 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, inspect, map_keys, spec, verify
+    from relight.api import check, diff, fix, inspect, map_keys, plan, spec, verify
     from relight.core.checkpoint import Checkpoint
-    from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
+    from relight.core.edits import Plan, Receipt
+    from relight.core.errors import (
+        MissingFact,
+        RelightError,
+        RepairError,
+        RuleDefinitionError,
+        SourceError,
+        UsageError,
+    )
     from relight.core.finding import Finding, Fix, Report, Verdict
     from relight.core.target import Environment, ModelSpec
 
 _HOMES = {
     "check": "relight.api",
     "diff": "relight.api",
+    "fix": "relight.api",
     "inspect": "relight.api",
     "map_keys": "relight.api",
+    "plan": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
@@ -40,7 +51,10 @@ _HOMES = {
     "Fix": "relight.core.finding",
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
+    "Plan": "relight.core.edits",
+    "Receipt": "relight.core.edits",
     "RelightError": "relight.core.errors",
+    "RepairError": "relight.core.errors",
     "Report": "relight.core.finding",
     "RuleDefinitionError": "relight.core.errors",
     "SourceError": "relight.core.errors",
@@ -55,7 +69,10 @@ __all__ = [
     "Fix",
     "MissingFact",
     "ModelSpec",
+    "Plan",
+    "Receipt",
     "RelightError",
+    "RepairError",
     "Report",
     "RuleDefinitionError",
     "SourceError",
@@ -64,8 +81,10 @@ __all__ = [
     "__version__",
     "check",
     "diff",
+    "fix",
     "inspect",
     "map_keys",
+    "plan",
     "spec",
     "verify",
 ]

@@ -335,6 +335,7 @@ class Written:
         changed: Tensors that were turned, cut or put together.
         new_storages: For the proof: (new record, old record) of every storage that was copied.
         whole: Whether a pickle was written anew rather than edited in place of a few tokens.
+        pickle: SHA-256 of the pickle that was written; empty for files that have none.
     """
 
     path: str
@@ -348,6 +349,7 @@ class Written:
     changed: int = 0
     new_storages: tuple[tuple[str, str], ...] = ()
     whole: bool = False
+    pickle: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

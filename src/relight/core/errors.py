@@ -62,6 +62,10 @@ class RepairError(RelightError):
         return f"cannot repair {self.path}: {self.reason}"
 
 
+class NothingToRepair(RepairError):
+    """There is nothing that a repair would do unasked."""
+
+
 class RuleDefinitionError(RelightError):
     """A rule class is not well formed.
 

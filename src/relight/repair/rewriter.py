@@ -127,22 +127,6 @@ def rewrite(
     return written
 
 
-def expected_tree(path: str, edits: Sequence[Edit]) -> Value:
-    """What reading the repaired file has to give, for the proof.
-
-    Raises:
-        SourceError: The file cannot be opened.
-        CannotEdit, Unwritable: The edits do not fit it.
-    """
-    checkpoint = open_checkpoint(path)
-    source = LocalSource(path)
-    try:
-        archive = Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None
-        return _Pickled(source, checkpoint, edits, archive).expected
-    finally:
-        source.close()
-
-
 def _check_sound(checkpoint: Checkpoint, edits: Sequence[Edit]) -> None:
     if checkpoint.layout not in WRITABLE:
         raise RepairError(checkpoint.origin, f"files of layout {checkpoint.layout.value} are not written yet")
@@ -200,11 +184,6 @@ class _Pickled:
         self.edited: Edited = edit_tree(self.decoded.value, edits, checkpoint.state_dict_path, checkpoint.storages)
         if self.legacy:
             _without_views(self.edited.root)
-
-    @property
-    def expected(self) -> Value:
-        """The tree that the new file is to hold."""
-        return lowered(self.edited.root) if self._draft().whole else self.edited.root
 
     def _old_pickle(self) -> bytes:
         if self.archive is not None:
@@ -281,6 +260,7 @@ class _Pickled:
             changed=self.edited.changed,
             new_storages=tuple(pairs),
             whole=draft.whole,
+            pickle=hashlib.sha256(draft.pickle).hexdigest(),
         )
 
     # ------------------------------------------------------------ records
