@@ -5,8 +5,9 @@ from __future__ import annotations
 from relight.core.checkpoint import Layout
 from relight.core.edits import MakePlain
 from relight.core.finding import Applicability, Fix, FixKind
-from relight.facts import plain_data
+from relight.facts import data, plain_data
 from relight.facts.facts import Facts
+from relight.facts.versions import at_least
 
 _LONG4 = 0x8B  # a number that protocol 2 cannot write in another way
 
@@ -23,6 +24,9 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
         return []
     if not blocked.names and blocked.opcode == _LONG4:
         return []
+    early = data.load("lightning_behaviour")["torch_load"]["early_reader"]["before"]
+    if facts.environment_known and at_least(facts.environment.torch, early) is False:
+        return []  # it reads no pickle with a float in it, whatever else is plain
     found = plain_data.preview(facts.checkpoint.root)
     if found.left:
         found = plain_data.preview(facts.checkpoint.root, drop=True)
