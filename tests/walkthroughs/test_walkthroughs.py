@@ -81,9 +81,12 @@ def test_2_a_layer_was_renamed(folder: Folder) -> None:
     assert "layer2 -> head" in answer.out
     assert answer.out.count("error:") == 1
 
-    program = answer.code("Rename the keys in a copy")
+    command = answer.code("Rename the keys in a copy")
+    assert command == "relight fix model.ckpt --target model.py:MyModel -o model.fixed.ckpt"
+    fixed = folder.shell(command)
+    assert fixed.status == 0, fixed.out
     done = folder.python(
-        f"{program}\nfrom model import MyModel\n"
+        "import torch\nfrom model import MyModel\n"
         "m = MyModel.load_from_checkpoint('model.fixed.ckpt')\n"
         "saved = torch.load('model.ckpt', weights_only=True)['state_dict']\n"
         "assert torch.equal(saved['layer2.weight'], m.head.weight)"
@@ -179,7 +182,7 @@ def test_3b_the_missing_class_is_inside_the_file(folder: Folder) -> None:
     assert command == "PYTHONPATH=old_code relight check modelb.ckpt --target model.py:MyModel"
     next_answer = folder.shell(command)
     assert "[not-plain-data]" in next_answer.out
-    line = next_answer.code("For a file of your own").splitlines()[0]
+    line = next_answer.code("Or, for a file of your own").splitlines()[0]
     assert line == 'MyModel.load_from_checkpoint("modelb.ckpt", weights_only=False)'
     done = folder.python(f"from model import MyModel\n{line}", PYTHONPATH="old_code")
     assert done.status == 0, done.err
