@@ -348,7 +348,7 @@ def fix(
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.proved:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
-            raise RepairError(source, f"the proof fails, so there is no copy: {failed}")
+            raise RepairError(source, f"no copy, the proof fails: {failed}")
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(copy)
@@ -435,9 +435,9 @@ def load(
 
 def _nothing(plan: Plan, report: Report) -> str:
     """Why a plan is empty, and what could be allowed."""
-    offers = [f"--allow {c.allow}: {c.title}" for c in plan.rejected if c.allow]
+    offers = [f"\n  --allow {c.allow}  {c.title}" for c in plan.rejected if c.allow]
     if offers:
-        return "nothing is done to it unasked. " + " ".join(o if o.endswith(".") else o + "." for o in offers)
+        return "nothing is done to it unasked" + "".join(offers)
     return "what is wrong is not mended in the file" if report.failed else "nothing is wrong with it"
 
 

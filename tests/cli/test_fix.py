@@ -25,7 +25,7 @@ copy.ckpt: written, 1 change, proved
 
 def test_quiet(relight):
     out = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "-q")
-    assert out == snapshot('trained.fixed.ckpt: written, 1 change, proved\n')
+    assert out == snapshot("trained.fixed.ckpt: written, 1 change, proved\n")
 
 
 def test_plan_only(relight, demo):
@@ -43,7 +43,12 @@ For:
 def test_what_is_not_done_unasked(relight, demo):
     answer = relight("fix", "injected.ckpt", "--target", "injected.spec.json", "-o", "copy.ckpt")
     assert (answer.status, answer.out) == (1, "")
-    assert answer.err == snapshot('relight: cannot repair injected.ckpt: nothing is done to it unasked. --allow drop-object: You do not have the source: write a copy without the object, and pass one yourself.\n')
+    assert answer.err == snapshot(
+        """\
+relight: cannot repair injected.ckpt: nothing is done to it unasked
+  --allow drop-object  You do not have the source: write a copy without the object, and pass one yourself
+"""
+    )
     assert not (demo / "copy.ckpt").exists()
 
 
@@ -60,12 +65,18 @@ copy.ckpt: written, 1 change, proved
 
 def test_nothing_to_do(relight):
     answer = relight("fix", "trained.ckpt", "--target", "trained.spec.json")
-    assert (answer.status, answer.err) == (1, snapshot('relight: cannot repair trained.ckpt: nothing is wrong with it\n'))
+    assert (answer.status, answer.err) == (
+        1,
+        snapshot("relight: cannot repair trained.ckpt: nothing is wrong with it\n"),
+    )
 
 
 def test_not_mended_in_the_file(relight):
     answer = relight("fix", "trained.ckpt", "--target", "grown.spec.json")
-    assert (answer.status, answer.err) == (1, snapshot('relight: cannot repair trained.ckpt: what is wrong is not mended in the file\n'))
+    assert (answer.status, answer.err) == (
+        1,
+        snapshot("relight: cannot repair trained.ckpt: what is wrong is not mended in the file\n"),
+    )
 
 
 def test_a_name_that_nothing_has(relight):
@@ -79,14 +90,18 @@ Nothing in this file needs permission.
 def test_nothing_is_written_over(relight, demo):
     (demo / "copy.ckpt").write_bytes(b"mine")
     arguments = ("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt")
-    assert relight.refuses(*arguments) == snapshot('relight: cannot repair trained.ckpt: copy.ckpt is there already, and is not written over\n')
+    assert relight.refuses(*arguments) == snapshot(
+        "relight: cannot repair trained.ckpt: copy.ckpt is there already, and is not written over\n"
+    )
     assert (demo / "copy.ckpt").read_bytes() == b"mine"
 
 
 def test_a_plan_for_another_file(relight, demo):
     plan = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--plan-only", "--format", "json")
     (demo / "plan.json").write_text(plan)
-    assert relight.refuses("fix", "gpu.ckpt", "--plan", "plan.json", "-o", "copy.ckpt") == snapshot('relight: cannot repair gpu.ckpt: the plan is for another file, or the file has changed since\n')
+    assert relight.refuses("fix", "gpu.ckpt", "--plan", "plan.json", "-o", "copy.ckpt") == snapshot(
+        "relight: cannot repair gpu.ckpt: the plan is for another file, or the file has changed since\n"
+    )
     assert not (demo / "copy.ckpt").exists()
 
 
@@ -103,7 +118,9 @@ def test_a_proof_that_fails_leaves_no_copy(relight, demo, monkeypatch):
         proof, "compared", lambda *a, **k: [("untouched tensors", False, "storage 0 is not what it was")]
     )
     arguments = ("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt")
-    assert relight.refuses(*arguments) == snapshot('relight: cannot repair trained.ckpt: the proof fails, so there is no copy: untouched tensors: storage 0 is not what it was\n')
+    assert relight.refuses(*arguments) == snapshot(
+        "relight: cannot repair trained.ckpt: no copy, the proof fails: untouched tensors: storage 0 is not what it was\n"
+    )
     assert not (demo / "copy.ckpt").exists()
 
 
