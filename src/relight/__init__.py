@@ -9,6 +9,8 @@ The functions have the names of the commands and give the same results:
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
+- `CheckpointManifest`, a Lightning callback, and `with_manifest`, for ``torch.save``, write into a checkpoint what its keys
+  do not show: `check` then sees an activation that changed.
 
 Everything else hangs off their results: `Checkpoint`, `Report`, `Finding`, `Fix`, `ModelSpec`, `Environment`.
 Importing this package loads nothing but the standard library, and of that very little: names are looked up when used.
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
     from relight.core.finding import Finding, Fix, Report, Verdict
     from relight.core.target import Environment, ModelSpec
+    from relight.manifest.callback import CheckpointManifest
+    from relight.manifest.plain import with_manifest
 
 _HOMES = {
     "check": "relight.api",
@@ -34,7 +38,9 @@ _HOMES = {
     "map_keys": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
+    "with_manifest": "relight.manifest.plain",
     "Checkpoint": "relight.core.checkpoint",
+    "CheckpointManifest": "relight.manifest.callback",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
     "Fix": "relight.core.finding",
@@ -50,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "CheckpointManifest",
     "Environment",
     "Finding",
     "Fix",
@@ -68,6 +75,7 @@ __all__ = [
     "map_keys",
     "spec",
     "verify",
+    "with_manifest",
 ]
 
 
