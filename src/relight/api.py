@@ -95,6 +95,7 @@ def check(
     map_location: str | None = None,
     init: Mapping[str, object] | None = None,
     hparams_file: str | None = None,
+    prove: bool | None = None,
     ignore: Mapping[str, str] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Report:
@@ -113,6 +114,8 @@ def check(
         map_location: ``map_location`` as the call will pass it; None where it does not.
         init: Keyword arguments that load_from_checkpoint passes on to the constructor.
         hparams_file: ``hparams_file`` as the call will pass it.
+        prove: Whether the model is asked, with the file's weights, what it answered when it was saved, where a manifest
+            says that: None asks where the weights are small (up to 256 MB).
         ignore: Code or name of a rule to the reason why its findings are not wanted.
         announce: Called with one line before something slow starts.
 
@@ -146,7 +149,7 @@ def check(
     python = environment if isinstance(environment, str) else None
     if checkpoint.readable or not isinstance(target, str):
         line = _told(checkpoint, announce)
-        built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, line)
+        built = _target(target, checkpoint, call, strict, init or {}, hparams_file, python, line, prove)
     else:
         built = _not_needed(target)
     where = _environment(environment, built)
@@ -389,6 +392,7 @@ def _target(
     hparams_file: str | None,
     python: str | None,
     announce: Callable[[str], None] | None,
+    prove: bool | None = False,
 ) -> Target | None:
     from relight.core.errors import UsageError
     from relight.core.target import ModelSpec
@@ -412,6 +416,7 @@ def _target(
         python=python,
         call=call.value,
         strict=strict,
+        replay=_replay(checkpoint, prove),
         announce=announce,
     )
     failure = built.failure
@@ -419,6 +424,23 @@ def _target(
         raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
     _need_names(built, init, checkpoint)
     return built
+
+
+_PROVED_UNASKED = 256 * 10**6
+
+
+def _replay(checkpoint: Checkpoint | None, prove: bool | None) -> dict[str, Any] | None:
+    """The question of a manifest's probe, and where in the file the weights are; None where it is not to be asked."""
+    from relight.facts import replay
+    from relight.facts.manifest import manifest_of
+
+    if checkpoint is None or prove is False:
+        return None
+    manifest = manifest_of(checkpoint)
+    question = None if manifest is None else replay.question(manifest, checkpoint)
+    if question is None or (prove is None and sum(t[4] for t in question["tensors"]) > _PROVED_UNASKED):
+        return None
+    return question
 
 
 def _need_file(hparams_file: str | None) -> None:

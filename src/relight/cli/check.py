@@ -34,6 +34,12 @@ from relight.cli.app import EXIT_FAILED, EXIT_FINDINGS
     multiple=True,
     help="Check for these versions instead of the installed ones; repeatable. What is not named is unknown.",
 )
+@click.option(
+    "--prove/--no-prove",
+    default=None,
+    help="Ask the model, with the file's weights, what it answered when it was saved (needs a manifest). "
+    "Unasked where the weights are small.",
+)
 @click.option("--ignore", "ignored", metavar="RULE", multiple=True, help="Leave out a rule's findings; repeatable.")
 @options.output_options("text", "json", "markdown")
 @click.option("-v", "--verbose", is_flag=True, help="Also say what was not asked, and why.")
@@ -49,6 +55,7 @@ def command(
     hparams_file: str | None,
     python: str | None,
     pins: tuple[str, ...],
+    prove: bool | None,
     ignored: tuple[str, ...],
     format_: str,
     output: str | None,
@@ -70,6 +77,7 @@ def command(
         map_location=map_location,
         init=options.parse_init(init),
         hparams_file=hparams_file,
+        prove=prove,
         ignore=dict.fromkeys(ignored, "--ignore"),
         announce=options.announcer(quiet),
     )

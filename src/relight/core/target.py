@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from relight.core.manifest import Make
+
 SPEC_SCHEMA = "relight/spec/1"
 
 
@@ -217,6 +219,7 @@ class ModelSpec:
         dropped: Names that Lightning drops because the constructor does not take them.
         approximated: Paths of hyper_parameters that were replaced by stand-ins; findings on shapes are guesses then.
         environment: Where it was captured.
+        architecture: What it computes, as far as objects and source show it; None where that was not captured.
     """
 
     class_name: str
@@ -235,6 +238,7 @@ class ModelSpec:
     dropped: tuple[str, ...] = ()
     approximated: tuple[str, ...] = ()
     environment: Environment | None = None
+    architecture: Make | None = None
 
     @property
     def persistent(self) -> tuple[ParamSpec, ...]:
@@ -294,6 +298,7 @@ class ModelSpec:
             "dropped": list(self.dropped),
             "approximated": list(self.approximated),
             "environment": None if self.environment is None else self.environment.to_dict(),
+            "architecture": None if self.architecture is None else self.architecture.to_dict(),
         }
 
     @classmethod
@@ -345,6 +350,7 @@ class ModelSpec:
             dropped=tuple(data["dropped"]),
             approximated=tuple(data["approximated"]),
             environment=None if environment is None else Environment.from_dict(environment, origin=origin),
+            architecture=Make.from_dict(data.get("architecture")),
         )
 
 
@@ -434,6 +440,21 @@ class Rehearsal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What the model of today answers, with the file's weights, to the input of the manifest's probe.
+
+    Attributes:
+        answer: As in the probe: type and numbers of the outputs; None where there is none.
+        steady: Whether it answers the same twice.
+        reason: Why there is no answer.
+    """
+
+    answer: Mapping[str, Any] | None = None
+    steady: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What ``--target`` led to: a spec, or the reason why there is none.
 
@@ -453,6 +474,7 @@ class Target:
         stopped_on_instance: Whether that was called on an object in place of its class.
         file: File of the class as the user would name it, ``load.py``.
         environment: Where the child ran.
+        replay: What it answers to the manifest's probe, None where it was not asked.
     """
 
     argument: str
@@ -470,3 +492,4 @@ class Target:
     stopped_on_instance: bool = False
     file: str | None = None
     environment: Environment | None = None
+    replay: Replay | None = None

@@ -128,6 +128,8 @@ def _need(facts: Facts, needs: Iterable[str]) -> None:
             _ = facts.spec
         elif name == "environment":
             _ = facts.environment
+        elif name == "manifest":
+            _ = facts.manifest
 
 
 def _where(error: Exception) -> str:

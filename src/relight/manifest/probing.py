@@ -95,6 +95,6 @@ def from_example(model: Any, example: Any, torch: ModuleType) -> dict[str, Any]:
 
 
 def _answered(model: Any, path: str, form: dict[str, Any], torch: ModuleType, origin: str) -> dict[str, Any]:
-    out: dict[str, Any] = {"module": path, "input": form, "from": origin, "seed": behaviour.SEED}
+    out: dict[str, Any] = {"module": path, "input": form, "from": origin, "generator": behaviour.GENERATOR}
     out.update(behaviour.answer(model, path, form, torch))
     return out

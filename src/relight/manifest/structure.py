@@ -19,7 +19,8 @@ import sys
 import sysconfig
 import types
 
-RELIGHT = os.path.dirname(os.path.dirname(os.path.realpath(__file__))) + os.sep
+HERE = os.path.dirname(os.path.realpath(__file__))
+RELIGHT = tuple(os.path.join(os.path.dirname(HERE), name) + os.sep for name in ("live", "manifest"))
 ITEMS, TEXT, MODULES, FUNCTIONS = 64, 200, 20000, 400
 
 # ------------------------------------------------------------------ whose file is it
