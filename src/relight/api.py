@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from relight.facts.diff import Difference
     from relight.facts.mapper.layers import Tensor
     from relight.facts.mapper.pairs import KeyMap
+    from relight.facts.question import History
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
 
@@ -166,6 +167,7 @@ def check(
         init=dict(init or {}),
         hparams_file=hparams_file,
         class_name=None if built is None else built.class_name,
+        history=_history(checkpoint, built),
     )
     report = diagnose(Facts(checkpoint, question, built, where), all_rules(), ignore=ignored)
     if built is None and report.verdict is Verdict.UNKNOWN:
@@ -424,6 +426,17 @@ def _target(
         raise UsageError(f"--target {target}: {_target_error(failure, target)}", _hint(failure))
     _need_names(built, init, checkpoint)
     return built
+
+
+def _history(checkpoint: Checkpoint, built: Target | None) -> History | None:
+    """What is known of the source where the file itself says nothing of it."""
+    from relight.facts.manifest import manifest_of
+
+    if built is None or built.spec is None or built.file is None or manifest_of(checkpoint) is not None:
+        return None
+    from relight.live.history import history_since
+
+    return history_since(built.file, checkpoint.origin)
 
 
 _PROVED_UNASKED = 256 * 10**6

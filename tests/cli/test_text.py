@@ -17,7 +17,10 @@ from relight.testing import write
 
 def test_check_loads(relight):
     assert relight.says("check", "trained.ckpt", "--target", "trained.spec.json") == snapshot(
-        "trained.ckpt: loads into Trained (models.py)\n"
+        """\
+trained.ckpt: loads into Trained (models.py)
+  Not visible in this file (no manifest): activations, dropout, forward.
+"""
     )
 
 
@@ -147,6 +150,7 @@ def test_check_gpu_load(relight):
 gpu.ckpt: loads into Trained (models.py)
   Saved on GPU 0; no GPU here. load_from_checkpoint moves it to the CPU itself.
   Memory: 556 B of weights; 2 KB with the optimizer's state (resume only).
+  Not visible in this file (no manifest): activations, dropout, forward.
 """)
 
 
@@ -155,6 +159,7 @@ def test_check_resume(relight):
 trained.ckpt: may load into Trained (models.py); not everything could be checked
   Not known: optimizers, loops and callbacks are not compared yet: this answer
   is about the weights.
+  Not visible in this file (no manifest): activations, dropout, forward.
 """)
 
 
@@ -165,6 +170,7 @@ def test_check_resume_at_a_glance(relight):
 trained.ckpt: resumes WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
   The optimizer's state is for 6 parameters in 1 group, the model has 8: it
   resumes only if configure_optimizers gives it as many.
+  Not visible in this file (no manifest): activations, dropout, forward.
 
 warning: the model has a layer that the checkpoint lacks: not strict, it stays
 at random values  [layer-added]
@@ -176,6 +182,7 @@ at random values  [layer-added]
 def test_check_not_strict(relight):
     assert relight.finds("check", "trained.ckpt", "--target", "grown.spec.json", "--no-strict") == snapshot("""\
 trained.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
+  Not visible in this file (no manifest): activations, dropout, forward.
 
 warning: the model has a layer that the checkpoint lacks: not strict, it stays
 at random values  [layer-added]
@@ -225,8 +232,13 @@ def test_check_ignored(relight):
     assert out == snapshot("""\
 trained.ckpt: may load into Grown (models.py); not everything could be checked
   Not known: layer-added is ignored, and was found.
+  Not visible in this file (no manifest): activations, dropout, forward.
 
 ignored: RL303 (--ignore)
+
+Not asked:
+  RL906, RL901, RL902, RL903, RL904, RL905, RL907, RL908: the file has no
+  manifest
 """)
 
 
@@ -268,6 +280,8 @@ def test_check_markdown_loads(relight):
     out = relight.says("check", "trained.ckpt", "--target", "trained.spec.json", "--format", "markdown")
     assert out == snapshot("""\
 **`trained.ckpt`: loads into Trained (models.py)**
+
+Not visible in this file (no manifest): activations, dropout, forward.
 
 <sub>relight check --for load; python 3.11.7, torch 2.13.0+cpu, lightning 2.6.6</sub>
 """)
@@ -612,6 +626,10 @@ Options:
   --env NAME==VERSION             Check for these versions instead of the
                                   installed ones; repeatable. What is not
                                   named is unknown.
+  --prove / --no-prove            Ask the model, with the file's weights, what
+                                  it answered when it was saved (needs a
+                                  manifest). Unasked where the weights are
+                                  small.
   --ignore RULE                   Leave out a rule's findings; repeatable.
   --format [text|json|markdown]   Output format.
   -o, --output FILE               Write to a file instead of the terminal.
