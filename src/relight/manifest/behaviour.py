@@ -67,6 +67,18 @@ def call_of(args, kwargs, torch):
     return form
 
 
+def cut(form):
+    """Make one example of a batch; whether there was more than one."""
+    tensors = [t for t in _tensors(form) if t["shape"]]
+    batch = tensors[0]["shape"][0] if tensors else 0
+    if batch < 2:
+        return False
+    for t in tensors:
+        if t["shape"][0] == batch:
+            t["shape"][0] = 1
+    return True
+
+
 def _tensors(form):
     if isinstance(form, dict):
         if "tensor" in form:
