@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 
 import relight
+from relight.api import _replay
 from relight.core.target import Intent, IntentCall
 from relight.engine.diagnose import diagnose
 from relight.facts.facts import Facts
@@ -43,8 +45,6 @@ def changed(source: str, edits: list[list[str]]) -> str:
     for old, new in edits:
         assert old in source, f"{old!r} is not in the source"
         if old.isidentifier():
-            import re
-
             source = re.sub(rf"\b{old}\b", lambda _, new=new: new, source)
         else:
             source = source.replace(old, new)
@@ -70,9 +70,7 @@ def asked(folder: Path, name: str, cases: dict[str, dict[str, list[list[str]]]],
         wanted = model(example)
     rows, requests = [], []
     checkpoint = open_checkpoint(folder / f"{name}.pt")
-    from relight.api import _replay
-
-    question = _replay(checkpoint, True if prove else False)
+    question = _replay(checkpoint, prove)
     for kind in ("silent", "harmless"):
         for i, (title, edits) in enumerate(cases[kind].items()):
             file = folder / f"{name}_{kind}_{i}.py"
