@@ -9,7 +9,7 @@ SOURCES := src tests scripts benchmarks
 PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types contracts docs new-rule bench keymap corpus clean \
+.PHONY: help demo test check format lint types contracts docs new-rule bench keymap mutations corpus clean \
 	oracle oracle-models oracle-lightning oracle-corpus
 
 help:  ## Show this list.
@@ -89,6 +89,10 @@ oracle-corpus: $(VENV)/dev-installed
 keymap: $(BIN)/relight  ## Score the key mapper on the bundled cases, and on a folder of more: make keymap CASES=FOLDER
 	$(BIN)/python benchmarks/keymap_score.py --per-case
 	$(if $(CASES),$(BIN)/python benchmarks/keymap_score.py '$(CASES)' --per-case)
+
+mutations: $(VENV)/dev-installed  ## Count the silent changes of six architectures that a manifest shows, and false alarms.
+	$(BIN)/python benchmarks/mutations_score.py
+	$(BIN)/python benchmarks/manifest_cost.py
 
 corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
 	$(BIN)/python scripts/check_corpus.py '$(CORPUS)'

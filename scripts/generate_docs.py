@@ -26,7 +26,7 @@ _FAMILIES = {
     "RL6": "Optimizers, schedulers, loops and callbacks",
     "RL7": "Environment, device and target",
     "RL8": "Safety",
-    "RL9": "Distributed and sharded",
+    "RL9": "What a manifest shows: changes without an error",
 }
 
 

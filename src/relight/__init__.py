@@ -12,6 +12,8 @@ The functions have the names of the commands and give the same results:
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
+- `CheckpointManifest`, a Lightning callback, and `with_manifest`, for ``torch.save``, write into a checkpoint what its keys
+  do not show: `check` then sees an activation that changed.
 
 Everything else hangs off their results: `Checkpoint`, `Report`, `Finding`, `Fix`, `ModelSpec`, `Environment`.
 Importing this package loads nothing but the standard library, and of that very little: names are looked up when used.
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     )
     from relight.core.finding import Finding, Fix, Verdict
     from relight.core.target import Environment, ModelSpec
+    from relight.manifest.callback import CheckpointManifest
+    from relight.manifest.plain import with_manifest
     from relight.report.printable import Report
 
 _HOMES = {
@@ -63,8 +67,10 @@ _HOMES = {
     "rank_targets": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
+    "with_manifest": "relight.manifest.plain",
     "write_baseline": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
+    "CheckpointManifest": "relight.manifest.callback",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
     "Fix": "relight.core.finding",
@@ -84,6 +90,7 @@ _HOMES = {
 
 __all__ = [
     "Checkpoint",
+    "CheckpointManifest",
     "Environment",
     "Finding",
     "Fix",
@@ -110,6 +117,7 @@ __all__ = [
     "rank_targets",
     "spec",
     "verify",
+    "with_manifest",
     "write_baseline",
 ]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from relight.facts.facts import Facts
     from relight.facts.mapper.layers import Tensor
     from relight.facts.mapper.pairs import KeyMap
+    from relight.facts.question import History
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
     from relight.report.printable import Ranking, Report
@@ -99,6 +100,7 @@ def check(
     map_location: str | None = None,
     init: Mapping[str, object] | None = None,
     hparams_file: str | None = None,
+    prove: bool | None = None,
     select: Iterable[str] | None = None,
     ignore: Mapping[str, str] | None = None,
     baseline: str | os.PathLike[str] | None = None,
@@ -120,6 +122,8 @@ def check(
         map_location: ``map_location`` as the call will pass it; None where it does not.
         init: Keyword arguments that load_from_checkpoint passes on to the constructor.
         hparams_file: ``hparams_file`` as the call will pass it.
+        prove: Whether the model is asked, with the file's weights, what it answered when it was saved, where a manifest
+            says that: None asks where the weights are small (up to 256 MB).
         select: Rules whose findings are wanted, by code, prefix of codes (``RL3``) or name; None for all.
         ignore: Rule, said in the same ways, to the reason why its findings are not wanted.
         baseline: File of findings that were accepted, as `write_baseline` writes it.
@@ -143,6 +147,7 @@ def check(
         map_location=map_location,
         init=init,
         hparams_file=hparams_file,
+        prove=prove,
         select=select,
         ignore=ignore,
         baseline=baseline,
@@ -167,6 +172,7 @@ def _ask(
     baseline: str | os.PathLike[str] | None = None,
     explain: bool = False,
     announce: Callable[[str], None] | None = None,
+    prove: bool | None = False,
     really: str | None = None,
 ) -> tuple[Report, Target | None]:
     """The answer, and what ``--target`` led to; ``really`` is a file that relight wrote, to be loaded with its values."""
@@ -189,6 +195,7 @@ def _ask(
             asked.python,
             _told(checkpoint, announce),
             really,
+            prove,
         )
     else:
         built = _not_needed(target)
@@ -373,6 +380,7 @@ class _Asked:
             init=self.init,
             hparams_file=self.hparams_file,
             class_name=None if built is None else built.class_name,
+            history=_history(checkpoint, built),
         )
         return Facts(checkpoint, question, built, _environment(self.environment, built))
 
@@ -875,6 +883,7 @@ def _target(
     python: str | None,
     announce: Callable[[str], None] | None,
     really: str | None = None,
+    prove: bool | None = False,
 ) -> Target | None:
     from relight.core.errors import UsageError
     from relight.core.target import ModelSpec
@@ -901,6 +910,7 @@ def _target(
         call=call.value,
         strict=strict,
         really=really,
+        replay=_replay(checkpoint, prove),
         announce=announce,
     )
     _need_target(built)
@@ -916,6 +926,34 @@ def _need_target(built: Target) -> None:
         raise UsageError(
             f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure, built.argument)
         )
+
+
+def _history(checkpoint: Checkpoint, built: Target | None) -> History | None:
+    """What is known of the source where the file itself says nothing of it."""
+    from relight.facts.manifest import manifest_of
+
+    if built is None or built.spec is None or built.file is None or manifest_of(checkpoint) is not None:
+        return None
+    from relight.live.history import history_since
+
+    return history_since(built.file, checkpoint.origin)
+
+
+_PROVED_UNASKED = 256 * 10**6
+
+
+def _replay(checkpoint: Checkpoint | None, prove: bool | None) -> dict[str, Any] | None:
+    """The question of a manifest's probe, and where in the file the weights are; None where it is not to be asked."""
+    from relight.facts import replay
+    from relight.facts.manifest import manifest_of
+
+    if checkpoint is None or prove is False:
+        return None
+    manifest = manifest_of(checkpoint)
+    question = None if manifest is None else replay.question(manifest, checkpoint)
+    if question is None or (prove is None and sum(t[4] for t in question["tensors"]) > _PROVED_UNASKED):
+        return None
+    return question
 
 
 def _need_file(hparams_file: str | None) -> None:

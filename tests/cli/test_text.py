@@ -17,7 +17,10 @@ from relight.testing import write
 
 def test_check_loads(relight):
     assert relight.says("check", "trained.ckpt", "--target", "trained.spec.json") == snapshot(
-        "trained.ckpt: loads into Trained (models.py)\n"
+        """\
+trained.ckpt: loads into Trained (models.py)
+  Not visible in this file (no manifest): activations, dropout, forward.
+"""
     )
 
 
@@ -148,6 +151,7 @@ def test_check_gpu_load(relight):
 gpu.ckpt: loads into Trained (models.py)
   Saved on GPU 0; no GPU here. load_from_checkpoint moves it to the CPU itself.
   Memory: 556 B of weights; 2 KB with the optimizer's state (resume only).
+  Not visible in this file (no manifest): activations, dropout, forward.
 """)
 
 
@@ -156,6 +160,7 @@ def test_check_resume(relight):
 trained.ckpt: may load into Trained (models.py); not everything could be checked
   Not known: optimizers, loops and callbacks are not compared yet: this answer
   is about the weights.
+  Not visible in this file (no manifest): activations, dropout, forward.
 """)
 
 
@@ -166,6 +171,7 @@ def test_check_resume_at_a_glance(relight):
 trained.ckpt: resumes WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
   The optimizer's state is for 6 parameters in 1 group, the model has 8: it
   resumes only if configure_optimizers gives it as many.
+  Not visible in this file (no manifest): activations, dropout, forward.
 
 warning: the model has a layer that the checkpoint lacks: not      [layer-added]
          strict, it stays at random values
@@ -177,6 +183,7 @@ warning: the model has a layer that the checkpoint lacks: not      [layer-added]
 def test_check_not_strict(relight):
     assert relight.finds("check", "trained.ckpt", "--target", "grown.spec.json", "--no-strict") == snapshot("""\
 trained.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Grown (models.py)
+  Not visible in this file (no manifest): activations, dropout, forward.
 
 warning: the model has a layer that the checkpoint lacks: not      [layer-added]
          strict, it stays at random values
@@ -275,6 +282,8 @@ def test_check_markdown_loads(relight):
     out = relight.says("check", "trained.ckpt", "--target", "trained.spec.json", "--format", "markdown")
     assert out == snapshot("""\
 **`trained.ckpt`: loads into Trained (models.py)**
+
+Not visible in this file (no manifest): activations, dropout, forward.
 
 <sub>relight check --for load; python 3.11.7, torch 2.13.0+cpu, lightning 2.6.6</sub>
 """)

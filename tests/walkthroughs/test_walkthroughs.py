@@ -31,6 +31,7 @@ def test_1_a_version_difference_that_does_not_matter(folder: Folder) -> None:
     assert answer.out.splitlines() == [
         "model18.ckpt: loads into MyModel (mymodel.py)",
         "  Written by Lightning 1.8.0, read by 2.6.6: that makes no difference to a load.",
+        "  Not visible in this file (no manifest): activations, dropout, forward.",
     ]
     real = folder.python("from mymodel import MyModel\nMyModel.load_from_checkpoint('model18.ckpt')")
     assert real.status == 0, real.err
@@ -267,6 +268,100 @@ def test_3b_the_source_is_lost(folder: Folder) -> None:
         "assert torch.equal(model.layer.proj.weight, ckpt['state_dict']['layer.proj.weight'])"
     )
     assert done.status == 0, done.err
+
+
+NET = """import torch
+import pytorch_lightning as pl
+from torch import nn
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 16)
+        self.act = nn.ReLU()
+        self.blocks = nn.ModuleList([nn.Linear(16, 16) for _ in range(6)])
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x):
+        x = self.act(self.first(x))
+        for block in self.blocks:
+            x = self.act(block(x))
+        return self.head(x)
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self(batch[0])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+"""
+TRAIN_NET = """import torch
+import pytorch_lightning as pl
+from models import Net
+{imported}
+pl.seed_everything(1)
+x = torch.randn(256, 2)
+data = torch.utils.data.TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+data = torch.utils.data.DataLoader(data, batch_size=64)
+trainer = pl.Trainer(max_epochs=5, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                     enable_model_summary=False, accelerator="cpu", callbacks=[{callback}])
+trainer.fit(Net(), data, data)
+trainer.save_checkpoint("{path}")
+"""
+
+
+def test_4_an_activation_changed(folder: Folder) -> None:
+    folder.write("models.py", NET)
+    trained = folder.python(
+        TRAIN_NET.format(
+            imported="from relight import CheckpointManifest", callback="CheckpointManifest()", path="best.ckpt"
+        )
+    )
+    assert trained.status == 0, trained.err
+    command = "relight check best.ckpt --target models.py:Net"
+    assert folder.shell(command).out == "best.ckpt: loads into Net (models.py)\n"
+
+    folder.write("models.py", NET.replace("nn.ReLU()", "nn.GELU()"))
+    loads = folder.python("from models import Net\nNet.load_from_checkpoint('best.ckpt', strict=True)")
+    assert loads.status == 0, loads.err
+    answer = folder.shell(command)
+    assert answer.status == 1
+    assert answer.first == "best.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Net (models.py)"
+    assert answer.out.count("warning:") == 1
+    assert "warning: an activation is not the one it was trained with   [activation-changed]" in answer.out
+    assert "act  saved with ReLU(), now GELU(approximate='none')              models.py:10" in answer.out
+    assert "As it was: 16 tensors, code of" in answer.out
+    assert "(64 x 2, seeded):" in answer.out
+    assert "of 64 predictions" in answer.out
+
+    pasted = answer.code("To keep what was trained, in models.py line 10:")
+    assert pasted == "self.act = nn.ReLU()"
+    folder.write("models.py", NET.replace("self.act = nn.ReLU()", pasted))
+    assert folder.shell(command).status == 0
+    folder.write("models.py", NET.replace("nn.ReLU()", "nn.GELU()"))
+    ignored = folder.shell(answer.code("Meant it?"))
+    assert ignored.status == 0
+    assert "activation-changed is ignored, and was found" in ignored.out
+
+
+def test_4_without_a_manifest(folder: Folder) -> None:
+    folder.write("models.py", NET)
+    trained = folder.python(TRAIN_NET.format(imported="", callback="", path="old.ckpt"))
+    assert trained.status == 0, trained.err
+    folder.write("models.py", NET.replace("nn.ReLU()", "nn.GELU()"))
+    answer = folder.relight("check", "old.ckpt", "--target", "models.py:Net")
+    assert answer.status == 0
+    assert answer.out.splitlines() == [
+        "old.ckpt: loads into Net (models.py)",
+        "  Not visible in this file (no manifest): activations, dropout, forward.",
+    ]
+    mine = "-c user.name=me -c user.email=me@example.org"
+    folder.shell(f"touch -d '2 days ago' old.ckpt; git init -q . && git add models.py && git {mine} commit -qm gelu")
+    answer = folder.relight("check", "old.ckpt", "--target", "models.py:Net")
+    assert "models.py has 1 commit since the date of the file; to see it: git log -p" in " ".join(answer.out.split())
 
 
 def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:

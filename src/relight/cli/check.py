@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     help="Check for these versions instead of the installed ones; repeatable. What is not named is unknown.",
 )
 @click.option(
+    "--prove/--no-prove",
+    default=None,
+    help="Ask the model, with the file's weights, what it answered when it was saved (needs a manifest). "
+    "Unasked where the weights are small.",
+)
+@click.option(
     "--select",
     metavar="RULE[,RULE]",
     multiple=True,
@@ -76,6 +82,7 @@ def command(
     hparams_file: str | None,
     python: str | None,
     pins: tuple[str, ...],
+    prove: bool | None,
     select: tuple[str, ...],
     ignored: tuple[str, ...],
     baseline: str | None,
@@ -125,7 +132,11 @@ def command(
         "announce": options.announcer(quiet),
     }
     ranking = api.rank_targets(path, targets, **arguments) if several else None
-    report = api.check(path, target=targets[0] if targets else None, **arguments) if ranking is None else ranking.report
+    report = (
+        api.check(path, target=targets[0] if targets else None, prove=prove, **arguments)
+        if ranking is None
+        else ranking.report
+    )
     if write_baseline and accepted is not None:
         report = _accepted(report, accepted)
     answer = ranking or report

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from relight.core.manifest import Make
+
 SPEC_SCHEMA = "relight/spec/1"
 
 
@@ -219,6 +221,7 @@ class ModelSpec:
         dropped: Names that Lightning drops because the constructor does not take them.
         approximated: Paths of hyper_parameters that were replaced by stand-ins; findings on shapes are guesses then.
         environment: Where it was captured.
+        architecture: What it computes, as far as objects and source show it; None where that was not captured.
     """
 
     class_name: str
@@ -237,6 +240,7 @@ class ModelSpec:
     dropped: tuple[str, ...] = ()
     approximated: tuple[str, ...] = ()
     environment: Environment | None = None
+    architecture: Make | None = None
 
     @property
     def persistent(self) -> tuple[ParamSpec, ...]:
@@ -259,7 +263,7 @@ class ModelSpec:
                 "var_keyword": self.init.var_keyword,
                 "location": self.init.location,
             }
-        return {
+        out = {
             "schema": SPEC_SCHEMA,
             "class_name": self.class_name,
             "class_path": self.class_path,
@@ -298,6 +302,9 @@ class ModelSpec:
             "approximated": list(self.approximated),
             "environment": None if self.environment is None else self.environment.to_dict(),
         }
+        if self.architecture is not None:
+            out["architecture"] = self.architecture.to_dict()
+        return out
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: str = "spec") -> ModelSpec:
@@ -349,6 +356,7 @@ class ModelSpec:
             dropped=tuple(data["dropped"]),
             approximated=tuple(data["approximated"]),
             environment=None if environment is None else Environment.from_dict(environment, origin=origin),
+            architecture=Make.from_dict(data.get("architecture")),
         )
 
 
@@ -438,6 +446,21 @@ class Rehearsal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """What the model of today answers, with the file's weights, to the input of the manifest's probe.
+
+    Attributes:
+        answer: As in the probe: type and numbers of the outputs; None where there is none.
+        steady: Whether it answers the same twice.
+        reason: Why there is no answer.
+    """
+
+    answer: Mapping[str, Any] | None = None
+    steady: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What ``--target`` led to: a spec, or the reason why there is none.
 
@@ -458,6 +481,7 @@ class Target:
         stopped_on_instance: Whether that was called on an object in place of its class.
         file: File of the class as the user would name it, ``load.py``.
         environment: Where the child ran.
+        replay: What it answers to the manifest's probe, None where it was not asked.
     """
 
     argument: str
@@ -476,3 +500,4 @@ class Target:
     stopped_on_instance: bool = False
     file: str | None = None
     environment: Environment | None = None
+    replay: Replay | None = None

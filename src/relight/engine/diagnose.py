@@ -23,6 +23,7 @@ from relight.core.target import FailureKind, IntentCall, Target
 from relight.engine.choice import Choice
 from relight.engine.notes import notes
 from relight.engine.summary import summary
+from relight.facts.describe import some
 from relight.facts.facts import Facts
 from relight.facts.question import literal
 from relight.facts.repairable import repairable
@@ -143,6 +144,8 @@ def _need(facts: Facts, needs: Iterable[str]) -> None:
             _ = facts.spec
         elif name == "environment":
             _ = facts.environment
+        elif name == "manifest":
+            _ = facts.manifest
 
 
 def _where(error: Exception) -> str:
@@ -203,6 +206,7 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
                     )
             else:
                 out.append("nothing in the file looks like a state_dict")
+    out.extend(_unproved(facts))
     if facts.environment_known:
         if facts.weights_only is None and checkpoint.readable and facts.blocked is not None:
             out.append("whether weights_only=True is in effect is not known (versions of torch and Lightning)")
@@ -217,6 +221,20 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
     if facts.intent.call is IntentCall.RESUME:
         out.append("optimizers, loops and callbacks are not compared yet: this answer is about the weights")
     return list(dict.fromkeys(s for s in out if s))
+
+
+def _unproved(facts: Facts) -> list[str]:
+    """Other source may compute the same; without an answer to compare nobody knows."""
+    if facts.manifest_or_none is None or not facts.has_target or facts.resolved_target.spec is None:
+        return []
+    outcome = facts.replayed
+    try:
+        changed = [f.name for f in facts.changes.functions]
+    except MissingFact:
+        return []
+    if not changed or (outcome is not None and outcome.same is not None):
+        return []
+    return [f"whether {some(changed, 3)} still computes what it did when this was saved"]
 
 
 def _verdict(findings: list[Finding], unknown: list[str]) -> Verdict:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
+from relight.core.errors import MissingFact
 from relight.core.target import IntentCall
 from relight.facts import conversions
 from relight.facts.describe import counted, some, tensors
@@ -33,6 +35,34 @@ def notes(facts: Facts) -> Iterator[str]:
     yield from _devices(facts)
     yield from _dtypes(facts)
     yield from _optimizers(facts)
+    yield from _not_visible(facts)
+
+
+def _not_visible(facts: Facts) -> Iterator[str]:
+    """What a manifest would have shown, or what the one that is there makes certain."""
+    if facts.spec.kind == "datamodule" or facts.checkpoint.state_dict_path is None:
+        return
+    if facts.manifest_or_none is None:
+        if facts.spec.architecture is None:
+            return  # a spec of an earlier version: with a manifest, nothing more would be known
+        yield "Not visible in this file (no manifest): activations, dropout, forward."
+        history = facts.question.history
+        if history is not None:
+            yield (
+                f"{history.file} has {counted(history.commits, 'commit')} since the date of the file; to see "
+                f"{'it' if history.commits == 1 else 'them'}: {history.command}"
+            )
+        return
+    outcome = facts.replayed
+    if outcome is None or outcome.same is not True:
+        return
+    with contextlib.suppress(MissingFact):
+        names = [f.name for f in facts.changes.functions]
+        if names:
+            yield (
+                f"{some(names, 3)} {'is' if len(names) == 1 else 'are'} written differently than when this was saved, "
+                "and the recorded input is answered as it was then."
+            )
 
 
 def _optimizers(facts: Facts) -> Iterator[str]:

@@ -8,13 +8,15 @@ from typing import TypeAlias
 from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
+from relight.core.manifest import Manifest
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import devices, imports, keys, memory, unpickling
+from relight.facts import altered, devices, imports, keys, makes, memory, replay, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, Explanation, attribute, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
+from relight.facts.manifest import manifest_of
 from relight.facts.question import Question
 from relight.facts.versions import at_least
 from relight.reader.tensors import rebuilds_tensor
@@ -119,6 +121,42 @@ class Facts:
         """The Lightning view of the file (fact ``contents``)."""
         self._need_contents()
         return LightningView(self.checkpoint)
+
+    @cached_property
+    def manifest_or_none(self) -> Manifest | None:
+        """What the program that saved the file wrote down of itself."""
+        return manifest_of(self.checkpoint)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The same (fact ``manifest``)."""
+        if self.manifest_or_none is None:
+            raise MissingFact("manifest", "the file has no manifest")
+        return self.manifest_or_none
+
+    @cached_property
+    def altered(self) -> altered.Altered:
+        """Tensors that are not those which the manifest describes (facts ``contents``, ``manifest``)."""
+        return altered.altered(self.checkpoint, self.manifest)
+
+    @cached_property
+    def replayed(self) -> replay.Outcome | None:
+        """How the model answered when it was asked again; None where it was not (facts ``manifest``, ``target``)."""
+        return replay.compare(self.manifest, self.resolved_target.replay)
+
+    @cached_property
+    def changes(self) -> makes.Changes:
+        """What differs between the model that was saved and the one of today (facts ``manifest``, ``spec``).
+
+        Raises:
+            MissingFact: One of the two is not described, or so many keys differ that paths mean something else.
+        """
+        saved, now = self.manifest.make, self.spec.architecture
+        if saved is None:
+            raise MissingFact("manifest", "the manifest does not describe the model")
+        if now is None:
+            raise MissingFact("spec", "the model of today was not described beyond its keys")
+        return makes.compare(saved, now, self.spec, [t.key for t in self.checkpoint.tensors], whole=self.keys.clean)
 
     def _need_contents(self) -> None:
         if not self.checkpoint.readable:

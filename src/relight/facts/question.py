@@ -11,6 +11,21 @@ from relight.core.target import Intent, IntentCall
 LEFT_OUT = object()
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the repository of the target's source has that is newer than the file.
+
+    Attributes:
+        file: Source file, as the user would name it.
+        commits: How many commits changed it since.
+        command: Shows them.
+    """
+
+    file: str
+    commits: int
+    command: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What was asked.
@@ -22,6 +37,8 @@ class Question:
         init: ``--init`` values as given, as Python literals where they are.
         hparams_file: ``--hparams-file`` as given.
         class_name: Name of the target's class, where it is known.
+        history: Commits that changed the target's source since the file was written; None where that is not known, or
+            there are none.
     """
 
     path: str
@@ -30,6 +47,7 @@ class Question:
     init: Mapping[str, object] = field(default_factory=dict)
     hparams_file: str | None = None
     class_name: str | None = None
+    history: History | None = None
 
     def command(self, verb: str, path: str | None = None, *options: str) -> str:
         """A relight command on this question: ``relight check model.ckpt --target load.py:MyModel``."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from relight.core.checkpoint import Checkpoint
 from relight.core.errors import UsageError
+from relight.core.manifest import Make
 from relight.core.target import (
     SPEC_SCHEMA,
     BuildFailure,
@@ -28,6 +29,7 @@ from relight.core.target import (
     ModuleSpec,
     ParamSpec,
     Rehearsal,
+    Replay,
     Target,
 )
 from relight.live import spec_cache
@@ -36,6 +38,8 @@ from relight.reader.installed import environment_from, executable
 from relight.reader.source_tree import SourceTree
 
 CHILD = Path(__file__).with_name("child.py")
+# What it loads by path: the code that also writes manifests.
+_BESIDE = tuple(CHILD.parents[1] / "manifest" / name for name in ("structure.py", "behaviour.py"))
 _WITH_NAME = re.compile(r"^(.+):(\*|[^\W\d]\w*(?:\.[^\W\d]\w*)*)$")
 ALL = "*"
 _OUTPUT_KEPT = 2048
@@ -53,6 +57,7 @@ class TargetRequest:
         call: The call that the user is going to make.
         strict: ``strict=`` of that call, None where it is not passed.
         really: A file that relight wrote, and that the real call is to load with real values; None tries nothing.
+        replay: Module and input of a probe that the model is asked with the file's weights, None for none.
     """
 
     argument: str
@@ -62,6 +67,7 @@ class TargetRequest:
     call: str = "load"
     strict: bool | None = None
     really: str | None = None
+    replay: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ def build_target(
     call: str = "load",
     strict: bool | None = None,
     really: str | None = None,
+    replay: Mapping[str, Any] | None = None,
     timeout: float = 120,
     announce: Callable[[str], None] | None = None,
     cache: bool = True,
@@ -120,6 +127,7 @@ def build_target(
         call: ``load``, ``resume`` or ``weights``.
         strict: ``strict=`` of that call, None where it is not passed.
         really: A file that relight wrote, and that the real call is to load; nothing else is ever loaded.
+        replay: Module and input of a probe that the model is asked with the file's weights.
         timeout: Seconds after which the child process is ended.
         announce: Called with one line before the child process is started; not where the answer is cached.
         cache: Whether to use and to keep answers.
@@ -138,6 +146,7 @@ def build_target(
         call=call,
         strict=strict,
         really=really,
+        replay=replay,
     )
     return build_targets([request], python=python, timeout=timeout, announce=announce, cache=cache)[0]
 
@@ -350,6 +359,7 @@ def _wire_target(index: int, request: TargetRequest, files: _EncodedCheckpoints)
         "init": encode_arguments(request.init),
         "hparams_file": None if hparams is None else os.path.abspath(hparams),
         "checkpoint": files.index(checkpoint) if readable and checkpoint is not None else None,
+        "replay": None if request.replay is None else dict(request.replay),
     }
 
 
@@ -363,7 +373,7 @@ def _cache_key(request: TargetRequest, wire: dict[str, Any], files: _EncodedChec
     real = os.path.realpath(interpreter)
     return spec_cache.digest(
         [
-            content(str(CHILD)),
+            [content(str(p)) for p in (CHILD, *_BESIDE)],
             request.argument,
             {k: v for k, v in wire.items() if k not in ("index", "checkpoint")},
             None if wire["checkpoint"] is None else files.digests[wire["checkpoint"]],
@@ -373,8 +383,15 @@ def _cache_key(request: TargetRequest, wire: dict[str, Any], files: _EncodedChec
             real,
             os.stat(real).st_mtime_ns if os.path.exists(real) else None,
             {k: v for k, v in os.environ.items() if k.startswith(("PYTHON", "CUDA_", "TORCH_"))},
+            None if request.replay is None else _identity(str(request.replay["file"])),
         ]
     )
+
+
+def _identity(path: str) -> list[int]:
+    """What changes when somebody writes a file again: its values count where it is replayed."""
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 @dataclass(slots=True)
@@ -506,6 +523,7 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
         stopped_on_instance=answer.get("stopped_on_instance", False),
         file=answer.get("file"),
         environment=environment,
+        replay=None if "replay" not in answer else Replay(**answer["replay"]),
     )
 
 
@@ -552,6 +570,7 @@ def _spec(
         dropped=tuple(data["dropped"]),
         approximated=tuple(data["approximated"]),
         environment=environment,
+        architecture=Make.from_dict(data.get("architecture")),
     )
 
 

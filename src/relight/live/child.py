@@ -1,4 +1,4 @@
-"""The process that builds the user's model: one stand-alone file without dependencies, for Python 3.8 and newer.
+"""The process that builds the user's model: a stand-alone file, and two beside it, for Python 3.8 and newer.
 
 It is started by `relight.live.capture` with the user's interpreter, reads a request from one private file and appends
 one JSON line per target to another. The user's own classes run here; nothing that a checkpoint *names* is imported or
@@ -33,7 +33,6 @@ import random
 import re
 import socket
 import struct
-import sysconfig
 import traceback
 import types
 import warnings
@@ -44,33 +43,20 @@ CPU_REHEARSAL_BYTES = 256 * 1024 * 1024
 # ------------------------------------------------------------------ whose file is it
 
 
-def _library_folders():
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    paths = {sysconfig.get_paths().get(n) for n in names}
-    paths.update(p for p in sys.path if os.path.basename(p) in ("site-packages", "dist-packages"))
-    return tuple(os.path.realpath(p) + os.sep for p in paths if p)
+def _beside(folder, name):
+    """A stand-alone file of relight, by its path: this program has no relight to import it from."""
+    path = os.path.join(os.path.dirname(os.path.dirname(HERE)), folder, name + ".py")
+    spec = importlib.util.spec_from_file_location("relight_" + name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-LIBRARIES = _library_folders()
-_user_files = {}  # type: dict[str, bool]
-
-
-def is_user_file(path):
-    """Whether a file is the user's own code: not installed, not the standard library, not this file."""
-    if not path or path.startswith("<"):
-        return False
-    known = _user_files.get(path)
-    if known is None:
-        real = os.path.realpath(path)
-        known = (
-            real != HERE
-            and os.path.isfile(real)
-            and not real.startswith(LIBRARIES)
-            and os.sep + "site-packages" + os.sep not in real
-            and os.sep + "dist-packages" + os.sep not in real
-        )
-        _user_files[path] = known
-    return known
+structure = _beside(
+    "manifest", "structure"
+)  # what a training program wrote into a manifest, it wrote with the same code
+behaviour = _beside("manifest", "behaviour")
+is_user_file = structure.is_user_file
 
 
 class Names(object):
@@ -1431,8 +1417,20 @@ def describe(model, names, torch):
             }
         )
     return dict(
-        describe_class(cls, names), params=params, modules=tree, strict_loading=getattr(model, "_strict_loading", None)
+        describe_class(cls, names),
+        params=params,
+        modules=tree,
+        strict_loading=getattr(model, "_strict_loading", None),
+        architecture=architecture(model, names, torch),
     )
+
+
+def architecture(model, names, torch):
+    """What it computes, as a manifest describes it; None where that cannot be told."""
+    try:
+        return structure.structure(model, torch, names.show)
+    except Exception:
+        return None
 
 
 def shape_of(tensor):
@@ -1712,6 +1710,8 @@ class Job(object):
             answer["device"] = built.device
             if self.file is not None and isinstance(built.model, self.torch.nn.Module):
                 answer["rehearsal"] = self.rehearse(built)
+                if self.target["replay"] is not None and answer["rehearsal"]["ok"]:
+                    answer["replay"] = self.replay(self.target["replay"])
             if self.target.get("really") is not None:
                 answer["loaded"] = self.load_really(self.target["really"])
         except TargetError as exc:
@@ -1900,6 +1900,51 @@ class Job(object):
             return self.rehearse_on(self.build_on("cpu"))
         except (Exception, Stop):
             return first
+
+    # -- the probe of a manifest
+
+    def replay(self, wanted):
+        """What the model of today answers with the weights of the file to the input of the probe."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = self.with_weights(wanted)
+                answers = []
+                for seed in (1, 2):  # a forward that draws random numbers answers differently every time
+                    self.torch.manual_seed(seed)
+                    random.seed(seed)
+                    answers.append(behaviour.answer(model, wanted["module"], wanted["input"], self.torch))
+        except Stop:
+            return {"reason": "it calls {}".format(WATCH.stopped_by)}
+        except Exception as exc:
+            return {"reason": "{}: {}".format(type(exc).__name__, message_of(exc, limit=300))}
+        return {"answer": answers[0], "steady": answers[0] == answers[1]}
+
+    def with_weights(self, wanted):
+        """The model on the CPU, with the values that stand in the file at the given places."""
+        built = self.build_on("cpu")
+        self.configure(built)
+        if built.problem is not None:
+            raise built.problem
+        model, checkpoint = built.model, built.checkpoint
+        lightning = kind_of(type(model)) == "lightning" and self.target["call"] != "weights"
+        state = checkpoint["state_dict"] if lightning else self.state_dict(built, checkpoint)
+        with open(wanted["file"], "rb") as f:
+            for key, dtype, shape, start, length in wanted["tensors"]:
+                f.seek(start)
+                raw = bytearray(f.read(length))
+                if len(raw) != length:
+                    raise ValueError("the file ends inside {}".format(key))
+                kind = getattr(self.torch, dtype)
+                value = self.torch.frombuffer(raw, dtype=kind) if length else self.torch.empty(0, dtype=kind)
+                if key in state:
+                    state[key] = value.reshape(shape)
+        strict = True if self.target["strict"] is None else self.target["strict"]
+        if lightning:
+            strict = lightning_strict(model, self.target["strict"])
+            model.on_load_checkpoint(checkpoint)
+        model.load_state_dict(state, strict=strict)
+        return model
 
     def cheap(self, built):
         total = file_bytes(self.file)

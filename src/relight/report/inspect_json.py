@@ -21,6 +21,7 @@ from relight.core.objects import (
 )
 from relight.facts import safety
 from relight.facts.lightning import LightningView, type_name
+from relight.facts.manifest import manifest_of
 from relight.facts.producer import producer
 
 _DEPTH, _ITEMS = 40, 10_000
@@ -31,6 +32,7 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything that `inspect` tells, JSON-ready."""
     view = LightningView(checkpoint)
     storages = checkpoint.storages
+    manifest = manifest_of(checkpoint)
     return {
         "schema": SCHEMA,
         "path": checkpoint.origin,
@@ -78,6 +80,7 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
             }
             for p in checkpoint.problems
         ],
+        "manifest": None if manifest is None else dict(manifest.data),
     }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
+from relight.core.manifest import KEY, Manifest, listed
 from relight.core.objects import (
     Global,
     ListNode,
@@ -13,10 +15,11 @@ from relight.core.objects import (
     mapping_pairs,
 )
 from relight.core.safety import Safety
-from relight.facts import safety
+from relight.facts import replay, safety
 from relight.facts.brief import brief
 from relight.facts.describe import counted, shape, some, tensors
 from relight.facts.lightning import LightningView
+from relight.facts.manifest import manifest_of
 from relight.facts.producer import producer
 from relight.facts.tree import Node, folded, tree
 from relight.report.layout import Style, in_line, joined, shortened, wrapped
@@ -83,6 +86,9 @@ def _lines(checkpoint: Checkpoint, style: Style, *, everything: bool) -> Iterato
     yield from _hyper_parameters(view, style, everything=everything)
     yield from _state_dict(checkpoint, style, everything=everything)
     yield from _training(view, style)
+    manifest = manifest_of(checkpoint)
+    if manifest is not None:
+        yield from _manifest(manifest, style, everything=everything)
     yield from _names(checkpoint, style, everything=everything)
     if everything:
         yield from _evidence(checkpoint, style)
@@ -296,7 +302,7 @@ def _training(view: LightningView, style: Style) -> Iterator[str]:
             rows.append((label, some([_key(k) for k, _ in pairs], 4)))
     known = {
         "pytorch-lightning_version", "state_dict", "epoch", "global_step", "hyper_parameters", "hparams_name",
-        "hparams_type", "optimizer_states", "lr_schedulers", "callbacks", "loops",
+        "hparams_type", "optimizer_states", "lr_schedulers", "callbacks", "loops", KEY,
     }  # fmt: skip
     inside = _state_dict_key(view)
     others = [k for k in view.root_keys if k not in known and k != inside] if view.kind != "state-dict" else []
@@ -307,6 +313,61 @@ def _training(view: LightningView, style: Style) -> Iterator[str]:
         width = max(len(a) for a, _ in rows)
         for name, text in rows:
             yield f"  {name.ljust(width)}  {shortened(text, style.width - width - 4)}"
+
+
+def _manifest(manifest: Manifest, style: Style, *, everything: bool) -> Iterator[str]:
+    """What the program that saved the file wrote down of itself."""
+    yield from _section(style, "manifest", f"of {manifest.created}" if manifest.created else "")
+    rows = list(_manifest_rows(manifest, everything=everything))
+    width = max((len(a) for a, _ in rows), default=0)
+    for name, text in rows:
+        for i, line in enumerate(wrapped(text, Style(width=style.width - width - 4), indent="")):
+            yield f"  {(name if i == 0 else '').ljust(width)}  {line}"
+
+
+def _manifest_rows(manifest: Manifest, *, everything: bool) -> Iterator[tuple[str, str]]:
+    environment = manifest.part("environment")
+    packages = manifest.packages
+    first = [n for n in ("torch", "lightning", "pytorch-lightning", "numpy") if n in packages]
+    names = sorted(packages) if everything else first
+    shown = [f"python {environment.get('python')}", *(f"{n} {packages[n]}" for n in names)]
+    if len(packages) > len(names):
+        shown.append(f"and {len(packages) - len(names)} more packages")
+    yield "environment", ", ".join(shown)
+    devices = [d for d in listed(environment.get("devices")) if isinstance(d, str)]
+    if devices:
+        yield "devices", some(devices, 4)
+    if manifest.commit is not None:
+        changed = manifest.part("repository").get("changed")
+        yield "commit", manifest.commit + (", with changes" if changed else "")
+    command = [c for c in listed(manifest.data.get("command")) if isinstance(c, str)]
+    if command:
+        yield "command", shlex.join(command)
+    make = manifest.make
+    if make is not None:
+        classes = Counter(m.name for m in make.modules if m.path)
+        yield (
+            "modules",
+            some([f"{n} (x{c})" if c > 1 else n for n, c in classes.most_common()], 99 if everything else 6),
+        )
+        if make.functions:
+            yield "code", f"digests of {some(make.functions, 99 if everything else 4)}"
+    for optimizer in listed(manifest.part("training").get("optimizers")):
+        if isinstance(optimizer, dict):
+            groups = len(listed(optimizer.get("groups")))
+            yield (
+                "optimizer",
+                f"{str(optimizer.get('class')).rpartition('.')[2]}, {counted(groups, 'group')}, with names",
+            )
+    tensors_known = manifest.part("integrity").get("tensors")
+    if isinstance(tensors_known, dict):
+        yield "digests", tensors(len(tensors_known))
+    probe = manifest.part("probe")
+    if probe:
+        form = replay.form_text(probe.get("input"))
+        yield "probe", f"what it answers to a seeded input of {form}"
+    for name, reason in list(manifest.omitted.items())[:8]:
+        yield "without", f"{name} ({reason})"
 
 
 def _state_dict_key(view: LightningView) -> str | None:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from relight.core.manifest import KEY, SCHEMA
 from relight.core.target import BuildFailure, InitParam, Intent, Rehearsal
 
 Shape: TypeAlias = tuple[int, ...]
@@ -116,6 +118,8 @@ class Model:
         on_instance: Its script calls load_from_checkpoint on an object.
         kind: ``lightning``, ``datamodule``, or ``base`` for LightningModule itself.
         name: Class name.
+        architecture: What it computes, as `make` describes it; None where that was not captured.
+        answer: What it answers to the probe of a manifest, as `probe` describes it; None where it was not asked.
     """
 
     params: Mapping[str, Shape | None] = field(default_factory=lambda: {"net.weight": (2, 3), "net.bias": (2,)})
@@ -133,6 +137,8 @@ class Model:
     on_instance: bool = False
     kind: str = "lightning"
     name: str = "MyModel"
+    architecture: Mapping[str, object] | None = None
+    answer: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +211,91 @@ class Fires(Example):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silent(Example):
     """A near miss: the rule must not say anything."""
+
+
+# ---------------------------------------------------------------- manifests
+
+
+def function(
+    digest: str, statements: Sequence[tuple[str, int]] = (), *, reads: Sequence[str] = ()
+) -> dict[str, object]:
+    """A forward of the user's, as a manifest describes it: digest of the whole, of each statement, attributes."""
+    return {
+        "digest": digest,
+        "attributes": list(reads),
+        "calls": [],
+        "statements": [list(s) for s in statements],
+        "line": "models.py:1",
+    }
+
+
+def make(
+    modules: Mapping[str, str | tuple[str, Mapping[str, str]]], **forwards: Mapping[str, object]
+) -> dict[str, object]:
+    """What a model computes: path to class, or to class and attributes; path to forward for the user's own."""
+    rows: list[dict[str, object]] = [{"path": "", "class": "models.MyModel", "package": None, "attributes": {}}]
+    functions: dict[str, object] = {}
+    for path, value in modules.items():
+        name, attributes = (value, {}) if isinstance(value, str) else value
+        package = name.partition(".")[0]
+        row: dict[str, object] = {
+            "path": path,
+            "class": name,
+            "package": None if package in ("models", "train") else package,
+            "attributes": dict(attributes),
+        }
+        if path in forwards:
+            row["forward"] = f"{name.rpartition('.')[2]}.forward"
+            functions[str(row["forward"])] = forwards[path]
+        rows.append(row)
+    return {"modules": rows, "functions": functions, "buffers": [], "tied": []}
+
+
+def probe(sample: Sequence[float]) -> dict[str, object]:
+    """A probe and the answer to it: one output with these values."""
+    mean = sum(sample) / len(sample)
+    std = (sum((v - mean) ** 2 for v in sample) / len(sample)) ** 0.5
+    statistics = [mean, std, min(sample), max(sample)]
+    output = {"name": "", "dtype": "float32", "shape": [len(sample)], "finite": len(sample)}
+    return {
+        "module": "",
+        "generator": "hash20/1",
+        "input": {"args": [{"tensor": "float32", "shape": [2, 3]}], "kwargs": {}},
+        "dtype": "float32",
+        "outputs": [{**output, "statistics": statistics, "sample": list(sample)}],
+    }
+
+
+def manifest(
+    architecture: Mapping[str, object] | None = None,
+    *,
+    packages: Mapping[str, str] | None = None,
+    integrity: Mapping[str, Sequence[str]] | None = None,
+    algorithm: str = "sum64+sample/1",
+    parameters: Sequence[str] = (),
+    groups: Sequence[Sequence[Sequence[int]]] | None = None,
+    probe: Mapping[str, object] | None = None,
+) -> dict[str, object]:
+    """The entry that `relight.CheckpointManifest` adds to a checkpoint's dictionary.
+
+    Args:
+        architecture: As `make` describes it.
+        packages: Versions by distribution.
+        integrity: Sum and sample by key.
+        algorithm: Of the digests.
+        parameters: Names of the parameters in the order of the model.
+        groups: Positions in each group of the one optimizer, as ranges; None for one group of all of them.
+        probe: As `probe` describes it.
+    """
+    whole = [[[0, len(parameters) - 1]]]
+    data: dict[str, object] = {"schema": SCHEMA, "environment": {"packages": dict(packages or {})}}
+    if architecture is not None:
+        data["architecture"] = architecture
+    if integrity is not None:
+        data["integrity"] = {"algorithm": algorithm, "tensors": {k: list(v) for k, v in integrity.items()}}
+    if parameters:
+        rows = [{"options": {}, "parameters": g} for g in (whole if groups is None else groups)]
+        data["training"] = {"parameters": list(parameters), "optimizers": [{"class": "Adam", "groups": rows}]}
+    if probe is not None:
+        data["probe"] = probe
+    return {KEY: json.dumps(data)}

@@ -13,7 +13,7 @@ from relight.facts.facts import Facts
 from relight.rulekit.example import Fires, Silent
 
 HEADINGS = ("What it checks", "Why loading fails", "How to fix", "References")
-FACTS = frozenset({"contents", "target", "spec", "environment"})
+FACTS = frozenset({"contents", "target", "spec", "environment", "manifest"})
 
 
 class Phase(IntEnum):
@@ -38,7 +38,8 @@ class Rule:
         since: Version of relight that brought it.
         severity: Default of its findings.
         phase: When it is asked.
-        needs: Facts that it cannot do without: ``contents``, ``target``, ``spec``, ``environment``.
+        needs: Facts that it cannot do without: ``contents``, ``target``, ``spec``, ``environment``,
+            ``manifest``.
         gates: Whether its ERROR leaves nothing to say for later phases.
         fixable: Whether its findings carry a fix that relight itself can apply to the file.
         examples: Cases on which it fires and near misses on which it is silent.

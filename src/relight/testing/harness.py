@@ -9,6 +9,7 @@ from pathlib import Path
 
 from relight.core.errors import MissingFact
 from relight.core.finding import Finding
+from relight.core.manifest import Make
 from relight.core.target import (
     Environment,
     InitParam,
@@ -16,6 +17,7 @@ from relight.core.target import (
     ModelSpec,
     ModuleSpec,
     ParamSpec,
+    Replay,
     Target,
 )
 from relight.facts.facts import Facts
@@ -106,6 +108,7 @@ def target_of(model: Model) -> Target:
         stopped_by="load_from_checkpoint" if model.on_instance else None,
         stopped_on_instance=model.on_instance,
         file=None if model.kind == "base" else "models.py",
+        replay=None if model.answer is None else Replay(answer=model.answer),
     )
 
 
@@ -133,6 +136,7 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
         modules=tuple(ModuleSpec(path, _class(model, path), load_hooks=_hooks(_class(model, path))) for path in paths),
         init=init,
         strict_loading=model.strict_loading,
+        architecture=Make.from_dict(model.architecture),
     )
 
 

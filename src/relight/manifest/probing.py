@@ -1,0 +1,102 @@
+"""The probe of a training run: which module gets which form of input, and what it answers when it is saved."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import ModuleType
+from typing import Any
+
+from relight.manifest import behaviour
+from relight.manifest.reasons import reason_of
+
+# Saving a gigabyte takes seconds: what is asked at each save may take a twentieth of that.
+_SLOW = 0.25
+_WHOLE = ("SingleDeviceStrategy", "SingleDevicePlugin", "DDPStrategy")
+
+
+class Watch:
+    """Notes the first call of the model, or of one of its children where it is not called itself, in one batch.
+
+    Args:
+        torch: The imported module.
+    """
+
+    def __init__(self, torch: ModuleType) -> None:
+        self.torch = torch
+        self.path: str | None = None
+        self.form: dict[str, Any] | None = None
+        self.slow: float | None = None
+        self.reason: str | None = None
+        self._handles: list[Any] = []
+
+    def start(self, model: Any) -> None:
+        """Watch until `stop`."""
+        for path, module in (("", model), *model.named_children()):
+            if hasattr(module, "_orig_mod"):  # a hook would make the compiler start again
+                continue
+            self._handles.append(self._hook(path, module))
+
+    def _hook(self, path: str, module: Any) -> Any:
+        try:
+            return module.register_forward_pre_hook(lambda m, a, k: self._note(path, a, k), with_kwargs=True)
+        except TypeError:  # torch before 2.0
+            return module.register_forward_pre_hook(lambda m, a: self._note(path, a, {}))
+
+    def _note(self, path: str, args: Any, kwargs: Any) -> None:
+        if self.form is not None or self.reason is not None:
+            return
+        try:
+            self.form = behaviour.call_of(args, kwargs, self.torch)
+            self.path = path
+        except Exception as error:
+            self.reason = reason_of(error)
+
+    def stop(self) -> None:
+        """Take the hooks away again."""
+        while self._handles:
+            self._handles.pop().remove()
+
+
+def probe(model: Any, watch: Watch | None, example: Any) -> dict[str, Any]:
+    """The probe of a Lightning module at the time of saving.
+
+    Raises:
+        Unsuitable: There is no form of an input, or asking the model would disturb the run.
+    """
+    torch = sys.modules["torch"]
+    strategy = type(getattr(getattr(model, "_trainer", None), "strategy", None)).__name__
+    if strategy not in (*_WHOLE, "NoneType"):
+        raise behaviour.Unsuitable(f"under {strategy} no process has the whole model")
+    if watch is not None and watch.slow is not None:
+        raise behaviour.Unsuitable(f"it took {watch.slow:.1f} s the first time")
+    if example is None:
+        example = getattr(model, "example_input_array", None)
+    start = time.perf_counter()
+    if watch is not None and watch.form is not None and example is None:
+        out = _answered(model, watch.path or "", watch.form, torch, "batch")
+    elif example is not None:
+        out = from_example(model, example, torch)
+    else:
+        raise behaviour.Unsuitable(watch.reason if watch is not None and watch.reason else "no input was seen")
+    took = time.perf_counter() - start
+    if watch is not None and took > _SLOW and not (example is None and watch.form and behaviour.cut(watch.form)):
+        watch.slow = took
+    return out
+
+
+def from_example(model: Any, example: Any, torch: ModuleType) -> dict[str, Any]:
+    """The probe for an input that the caller gives; its form is used, not its values."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example, dict):
+        kwargs = example
+    else:
+        args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    return _answered(model, "", behaviour.call_of(args, kwargs, torch), torch, "example")
+
+
+def _answered(model: Any, path: str, form: dict[str, Any], torch: ModuleType, origin: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"module": path, "input": form, "from": origin, "generator": behaviour.GENERATOR}
+    out.update(behaviour.answer(model, path, form, torch))
+    return out

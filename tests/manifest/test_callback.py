@@ -1,0 +1,301 @@
+"""The callback: what it writes, that it changes nothing else, and that none of its own steps can fail a run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import pickle  # noqa: TID251 - what multiprocessing does with a callback
+import zipfile
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import relight
+from relight.core.manifest import KEY
+from relight.manifest import behaviour, environment, integrity, probing, record, structure, training
+
+pytestmark = pytest.mark.torch
+
+
+def _module(package):
+    class Net(package.LightningModule):
+        def __init__(self, width=8):
+            super().__init__()
+            self.save_hyperparameters()
+            self.first, self.act, self.head = nn.Linear(2, width), nn.ReLU(), nn.Linear(width, 2)
+            self.norm = nn.BatchNorm1d(width)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            return self.head(self.drop(self.norm(self.act(self.first(x)))))
+
+        def training_step(self, batch, index):
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+        def validation_step(self, batch, index):
+            self.log("loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 5)]
+
+    return Net
+
+
+def _data():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 2, generator=generator)
+    return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=8)
+
+
+def _run(path, package=lightning.pytorch, callbacks=(), *, weights_only=False, validate=True, **options):
+    torch.manual_seed(3)
+    model = _module(package)()
+    trainer = package.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, callbacks=list(callbacks), **options,
+    )  # fmt: skip
+    trainer.fit(model, _data(), *([_data()] if validate else []))
+    trainer.save_checkpoint(path, weights_only=weights_only)
+    return model, trainer
+
+
+def _saved(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("package", [lightning.pytorch, pytorch_lightning], ids=["lightning", "pytorch_lightning"])
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_what_is_written(tmp_path, package, weights_only):
+    model, _ = _run(tmp_path / "a.ckpt", package, [relight.CheckpointManifest()], weights_only=weights_only)
+    saved = _saved(tmp_path / "a.ckpt")
+    manifest = json.loads(saved[KEY])
+    assert manifest["schema"] == "relight/manifest/1"
+    assert manifest["omitted"] == {}
+    assert manifest["environment"]["packages"]["torch"] == torch.__version__
+    assert [m["class"].rpartition(".")[2] for m in manifest["architecture"]["modules"]][1:3] == ["Linear", "ReLU"]
+    assert set(manifest["integrity"]["tensors"]) == set(saved["state_dict"])
+    assert manifest["training"]["optimizers"][0]["groups"][0]["parameters"] == [[0, 5]]
+    assert manifest["training"]["schedulers"][0]["arguments"]["step_size"] == "5"
+    assert manifest["init"]["arguments"] == {"width": "8"}
+    assert manifest["probe"]["input"] == {"args": [{"tensor": "float32", "shape": [8, 2]}], "kwargs": {}}
+    again = type(model).load_from_checkpoint(tmp_path / "a.ckpt")
+    answer = behaviour.answer(again, "", manifest["probe"]["input"], torch)
+    assert answer["outputs"] == manifest["probe"]["outputs"]
+
+
+def test_it_is_read_with_zipfile_and_json_alone(tmp_path):
+    _run(tmp_path / "a.ckpt", callbacks=[relight.CheckpointManifest()])
+    with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
+        name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+        raw = archive.read(name).decode("latin-1")
+    manifest, _ = json.JSONDecoder().raw_decode(raw[raw.index('{"schema":"relight/manifest/1"') :])
+    assert manifest["integrity"]["algorithm"] == "sum64+sample/1"
+
+
+def test_nothing_else_changes(tmp_path):
+    """Same weights, same random numbers, same flags and hooks afterwards: the run is the one without it."""
+    bare, _ = _run(tmp_path / "a.ckpt")
+    drawn = torch.rand(3)
+    mine, trainer = _run(tmp_path / "b.ckpt", callbacks=[relight.CheckpointManifest()])
+    assert torch.equal(drawn, torch.rand(3))
+    one, two = _saved(tmp_path / "a.ckpt"), _saved(tmp_path / "b.ckpt")
+    assert set(two) - set(one) == {KEY}
+    assert all(torch.equal(v, two["state_dict"][k]) for k, v in one["state_dict"].items())
+    assert {n: m.training for n, m in bare.named_modules()} == {n: m.training for n, m in mine.named_modules()}
+    assert all(not m._forward_pre_hooks and not m._forward_hooks for m in mine.modules())
+    assert set(vars(bare)) == set(vars(mine))
+    assert trainer.callback_metrics.keys() == {"loss"}
+
+
+def test_resuming_goes_on_as_ever(tmp_path):
+    _run(tmp_path / "a.ckpt", callbacks=[relight.CheckpointManifest()])
+    model = _module(lightning.pytorch)()
+    trainer = lightning.pytorch.Trainer(
+        max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, callbacks=[relight.CheckpointManifest()],
+    )  # fmt: skip
+    trainer.fit(model, _data(), ckpt_path=tmp_path / "a.ckpt")
+    assert trainer.current_epoch == 3
+
+
+def test_it_can_be_copied_and_sent_to_another_process():
+    callback = relight.CheckpointManifest(probe=False)
+    for other in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert isinstance(other, relight.CheckpointManifest)
+        assert isinstance(other, lightning.pytorch.Callback)
+        assert other._options["probe"] is False
+
+
+# ---------------------------------------------------------------- faults
+
+STEPS = [
+    (environment, "environment"),
+    (environment, "packages"),
+    (environment, "_devices"),
+    (environment, "repository"),
+    (environment, "command_line"),
+    (structure, "structure"),
+    (structure, "all_modules"),
+    (structure, "class_digests"),
+    (structure, "init_facts"),
+    (structure, "text_of"),
+    (structure, "parsed"),
+    (integrity, "integrity"),
+    (integrity, "fingerprint"),
+    (training, "training"),
+    (training, "optimizer"),
+    (training, "scheduler"),
+    (training, "_run"),
+    (behaviour, "call_of"),
+    (behaviour, "answer"),
+    (behaviour, "make"),
+    (behaviour, "numbers"),
+    (probing, "probe"),
+    (probing.Watch, "start"),
+    (probing.Watch, "stop"),
+    (record, "describe_environment"),
+    (record, "describe_model"),
+    (record, "describe_weights"),
+    (record, "describe_training"),
+    (record.Recorder, "take"),
+    (record.Recorder, "text"),
+    (record, "put"),
+    (json, "dumps"),
+]
+
+
+class _Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken"), _Unprintable(), MemoryError()], ids=lambda e: type(e).__name__
+)
+@pytest.mark.parametrize("owner, name", STEPS, ids=[f"{o.__name__}.{n}" for o, n in STEPS])
+def test_a_step_that_raises_costs_its_own_part_only(tmp_path, monkeypatch, caplog, owner, name, error):
+    def broken(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(owner, name, broken)
+    with caplog.at_level(logging.WARNING, logger="relight"):
+        model, trainer = _run(tmp_path / "a.ckpt", callbacks=[relight.CheckpointManifest()])
+    monkeypatch.undo()
+    assert trainer.current_epoch == 2
+    saved = _saved(tmp_path / "a.ckpt")
+    assert all(torch.equal(v, saved["state_dict"][k]) for k, v in model.state_dict().items())
+    assert all(m.training for m in model.modules())
+    said = [r.getMessage() for r in caplog.records if r.name == "relight"]
+    assert len(said) == len(set(said))
+    if KEY in saved:
+        manifest = json.loads(saved[KEY])
+        parts = {"architecture", "environment", "training", "integrity", "probe"}
+        without = set(manifest["integrity"]["without"]) if "integrity" in manifest else set()
+        assert parts - set(manifest) <= set(manifest["omitted"]), "a part is missing without a reason"
+        assert manifest["omitted"] or without or parts <= set(manifest)
+        assert said or not manifest["omitted"]
+    else:
+        assert said
+
+
+def test_a_model_that_cannot_be_asked(tmp_path, caplog):
+    """A forward that fails, an attribute that raises, a property that must not be run."""
+    asked = []
+
+    class Odd(_module(lightning.pytorch)):
+        def __init__(self):
+            super().__init__()
+            self.steps = 0
+
+        @property
+        def precious(self):
+            asked.append(1)
+            raise RuntimeError("not now")
+
+        def extra_repr(self):
+            raise RuntimeError("no repr")
+
+        def forward(self, x):
+            if not self.training and not torch.is_grad_enabled() and self.steps > 3:
+                raise RuntimeError("only while training")
+            self.steps += 1
+            return super().forward(x)
+
+    model = Odd()
+    trainer = lightning.pytorch.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        enable_model_summary=False, callbacks=[relight.CheckpointManifest()],
+    )  # fmt: skip
+    trainer.fit(model, _data())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    manifest = json.loads(_saved(tmp_path / "a.ckpt")[KEY])
+    assert manifest["omitted"] == {"probe": "RuntimeError: only while training"}
+    assert "steps" not in manifest["architecture"]["modules"][0]["attributes"], "a count is no make of a model"
+    assert asked == []
+
+
+def test_an_interrupt_is_not_swallowed(monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(environment, "packages", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record.describe_environment(record.Recorder())
+
+
+# ---------------------------------------------------------------- torch.save
+
+
+def test_plain_torch_save(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    optimizer = torch.optim.SGD([model[0].bias, model[0].weight], lr=0.1)
+    whole = relight.with_manifest({"model": model.state_dict(), "epoch": 1}, model, optimizers=[optimizer])
+    torch.save(whole, tmp_path / "a.pt")
+    manifest = json.loads(_saved(tmp_path / "a.pt")[KEY])
+    assert manifest["training"]["optimizers"][0]["groups"][0]["parameters"] == [[1, 1], [0, 0]]
+    assert set(manifest["integrity"]["tensors"]) == {"0.weight", "0.bias"}
+    assert "probe" not in manifest
+
+
+def test_a_plain_state_dict_stays_one(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    torch.save(relight.with_manifest(model.state_dict(), model, example=torch.zeros(2, 3)), tmp_path / "a.pt")
+    saved = _saved(tmp_path / "a.pt")
+    assert list(saved) == ["0.weight", "0.bias"]
+    nn.Sequential(nn.Linear(3, 4), nn.ReLU()).load_state_dict(saved, strict=True)
+    manifest = json.loads(saved._metadata[KEY])
+    assert manifest["probe"]["outputs"][0]["shape"] == [2, 4]
+
+
+def test_what_cannot_take_a_manifest_is_saved_all_the_same(caplog):
+    assert relight.with_manifest(3, nn.Linear(1, 1)) == 3
+    assert "manifest" in caplog.text
+
+
+# ---------------------------------------------------------------- parts
+
+
+def test_secrets_of_a_command_line():
+    token = "hf_" + "a1B2" * 8
+    line = ["train.py", "--lr=0.1", "--api-key", "abc", "--token=xyz", f"--name={token}", token, "PASSWORD=q", "run-7"]
+    line += ["https://me:pw@host/data", os.sep.join(["data", "set1"])]
+    shown = environment.command_line(line)
+    assert shown == [
+        "train.py", "--lr=0.1", "--api-key", "***", "--token=***", "--name=***", "***", "PASSWORD=***", "run-7",
+        "https://***@host/data", os.sep.join(["data", "set1"]),
+    ]  # fmt: skip
+
+
+def test_a_manifest_that_is_too_large_gives_up_what_tells_least():
+    recorder = record.Recorder()
+    recorder.parts = {"architecture": {"modules": []}, "integrity": {"x": "y" * record.LARGEST}}
+    manifest = json.loads(recorder.text())
+    assert manifest["omitted"] == {"integrity": "too large"}
+    assert "architecture" in manifest
