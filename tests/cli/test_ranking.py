@@ -26,6 +26,7 @@ trained.ckpt: loads into Trained (models.py), the best of 4 classes
   Renamed  4 of 6 tensors, 2 renamed                            [renamed-module]
   Grown    6 of 6 tensors, 2 missing                               [layer-added]
   Classic  0 of 6 tensors, 6 missing                               [keys-differ]
+  Not visible in this file (no manifest): activations, dropout, forward.
 """)
 
 

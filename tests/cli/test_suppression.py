@@ -54,6 +54,7 @@ def test_what_is_ignored_wins_over_what_is_selected(relight):
 def test_only_a_wrong_load_is_ignored(relight):
     assert relight.says(*GROWN, "--no-strict", "--ignore", "RL303=it is trained next") == (
         "trained.ckpt: loads WITHOUT AN ERROR, BUT WRONG, into Grown (models.py); layer-added: ignored\n"
+        "  Not visible in this file (no manifest): activations, dropout, forward.\n"
     )
 
 

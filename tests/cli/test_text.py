@@ -241,6 +241,10 @@ trained.ckpt: will not load into Grown (models.py); layer-added: ignored
 Not shown:
   error: the model has a layer that the checkpoint lacks           [layer-added]
     ignored: --ignore
+
+Not asked:
+  RL906, RL901, RL902, RL903, RL904, RL905, RL907, RL908: the file has no
+  manifest
 """)
 
 
@@ -637,6 +641,10 @@ Options:
   --env NAME==VERSION             Check for these versions instead of the
                                   installed ones; repeatable. What is not
                                   named is unknown.
+  --prove / --no-prove            Ask the model, with the file's weights, what
+                                  it answered when it was saved (needs a
+                                  manifest). Unasked where the weights are
+                                  small.
   --select RULE[,RULE]            Show the findings of these rules only:
                                   codes, prefixes (RL3) or names; repeatable.
   --ignore RULE=REASON            Accept the findings of a rule; the reason is
