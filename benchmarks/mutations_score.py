@@ -44,10 +44,8 @@ def imported(path: Path):
 def changed(source: str, edits: list[list[str]]) -> str:
     for old, new in edits:
         assert old in source, f"{old!r} is not in the source"
-        if old.isidentifier():
-            source = re.sub(rf"\b{old}\b", lambda _, new=new: new, source)
-        else:
-            source = source.replace(old, new)
+        pattern = rf"\b{old}\b" if old.isidentifier() else re.escape(old)
+        source = re.sub(pattern, lambda _, new=new: new, source)
     return source
 
 
