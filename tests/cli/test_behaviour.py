@@ -32,7 +32,10 @@ def test_check_may_be_left_out(relight, case):
 def test_a_file_that_is_called_like_a_command(relight, demo):
     (demo / "rules").write_bytes((demo / "trained.ckpt").read_bytes())
     assert relight.says("rules").startswith("RL101")
-    assert relight.says("./rules", "--target", "trained.spec.json") == "./rules: loads into Trained (models.py)\n"
+    assert (
+        relight.says("./rules", "--target", "trained.spec.json")
+        == "./rules: loads into Trained (models.py)\n  Not visible in this file (no manifest): activations, dropout, forward.\n"
+    )
 
 
 def test_a_file_with_spaces_and_quotes(relight, demo):
@@ -146,7 +149,9 @@ def test_ascii_also_where_names_are_not(demo):
     (demo / "modell-\u00fc.ckpt").write_bytes((demo / "trained.ckpt").read_bytes())
     done = process("check", "modell-\u00fc.ckpt", "--target", "trained.spec.json", cwd=demo, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("loads into Trained (models.py)\n")
+    assert done.stdout.endswith(
+        "loads into Trained (models.py)\n  Not visible in this file (no manifest): activations, dropout, forward.\n"
+    )
     assert done.stdout.isascii()
 
 
