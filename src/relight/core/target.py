@@ -263,7 +263,7 @@ class ModelSpec:
                 "var_keyword": self.init.var_keyword,
                 "location": self.init.location,
             }
-        out = {
+        return {
             "schema": SPEC_SCHEMA,
             "class_name": self.class_name,
             "class_path": self.class_path,
@@ -301,10 +301,8 @@ class ModelSpec:
             "dropped": list(self.dropped),
             "approximated": list(self.approximated),
             "environment": None if self.environment is None else self.environment.to_dict(),
+            "architecture": None if self.architecture is None else self.architecture.to_dict(),
         }
-        if self.architecture is not None:
-            out["architecture"] = self.architecture.to_dict()
-        return out
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, origin: str = "spec") -> ModelSpec:

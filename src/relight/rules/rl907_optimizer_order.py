@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Severity
+from relight.core.manifest import listed
 from relight.core.target import Intent, IntentCall
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, manifest
@@ -74,7 +75,7 @@ class OptimizerOrder(Rule):
         if facts.intent.call is not IntentCall.RESUME:
             return
         training = facts.manifest.part("training")
-        before = [str(n) for n in training.get("parameters") or ()]
+        before = [str(n) for n in listed(training.get("parameters"))]
         now: list[str] = []
         tied: set[str] = set()
         for p in facts.spec.params:  # a tensor under two names is one parameter, under the first of them
