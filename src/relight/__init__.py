@@ -7,6 +7,7 @@ The functions have the names of the commands and give the same results:
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `rank_targets` does so with several models: which class was this?
+- `fix` writes a corrected copy and proves that it is one; `plan` says what it would do.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -22,9 +23,17 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, inspect, map_keys, rank_targets, spec, verify, write_baseline
+    from relight.api import check, diff, fix, inspect, map_keys, plan, rank_targets, spec, verify, write_baseline
     from relight.core.checkpoint import Checkpoint
-    from relight.core.errors import MissingFact, RelightError, RuleDefinitionError, SourceError, UsageError
+    from relight.core.edits import Plan, Receipt
+    from relight.core.errors import (
+        MissingFact,
+        RelightError,
+        RepairError,
+        RuleDefinitionError,
+        SourceError,
+        UsageError,
+    )
     from relight.core.finding import Finding, Fix, Verdict
     from relight.core.target import Environment, ModelSpec
     from relight.report.printable import Report
@@ -32,8 +41,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "check": "relight.api",
     "diff": "relight.api",
+    "fix": "relight.api",
     "inspect": "relight.api",
     "map_keys": "relight.api",
+    "plan": "relight.api",
     "rank_targets": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
@@ -44,7 +55,10 @@ _HOMES = {
     "Fix": "relight.core.finding",
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
+    "Plan": "relight.core.edits",
+    "Receipt": "relight.core.edits",
     "RelightError": "relight.core.errors",
+    "RepairError": "relight.core.errors",
     "Report": "relight.report.printable",
     "RuleDefinitionError": "relight.core.errors",
     "SourceError": "relight.core.errors",
@@ -59,7 +73,10 @@ __all__ = [
     "Fix",
     "MissingFact",
     "ModelSpec",
+    "Plan",
+    "Receipt",
     "RelightError",
+    "RepairError",
     "Report",
     "RuleDefinitionError",
     "SourceError",
@@ -68,8 +85,10 @@ __all__ = [
     "__version__",
     "check",
     "diff",
+    "fix",
     "inspect",
     "map_keys",
+    "plan",
     "rank_targets",
     "spec",
     "verify",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
+    from relight.core.edits import Plan, Receipt
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.engine.choice import Choice
     from relight.facts.diff import Difference
@@ -131,6 +132,43 @@ def check(
         SourceError: The path cannot be opened.
         UsageError: An argument does not make sense: an unknown intent, a target or a rule that does not exist.
     """
+    return _ask(
+        path,
+        target=target,
+        environment=environment,
+        intent=intent,
+        strict=strict,
+        weights_only=weights_only,
+        map_location=map_location,
+        init=init,
+        hparams_file=hparams_file,
+        select=select,
+        ignore=ignore,
+        baseline=baseline,
+        explain=explain,
+        announce=announce,
+    )[0]
+
+
+def _ask(
+    path: str | os.PathLike[str],
+    *,
+    target: str | ModelSpec | type | Callable[..., object] | None = None,
+    environment: Environment | Mapping[str, str] | str | None = None,
+    intent: str = "load",
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    map_location: str | None = None,
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    select: Iterable[str] | None = None,
+    ignore: Mapping[str, str] | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    explain: bool = False,
+    announce: Callable[[str], None] | None = None,
+    really: str | None = None,
+) -> tuple[Report, Target | None]:
+    """The answer, and what ``--target`` led to; ``really`` is a file that relight wrote, to be loaded with its values."""
     from relight.reader import open_checkpoint
 
     asked = _Asked(
@@ -149,10 +187,11 @@ def check(
             hparams_file,
             asked.python,
             _told(checkpoint, announce),
+            really,
         )
     else:
         built = _not_needed(target)
-    return asked.report(asked.facts(checkpoint, built))
+    return asked.report(asked.facts(checkpoint, built)), built
 
 
 def rank_targets(
@@ -429,6 +468,142 @@ def verify(
     return verifying.verify(path, finite=finite, digest=digest, progress=progress)
 
 
+def plan(report: Report, *, allow: Sequence[str] = ()) -> Plan:
+    """What `fix` would do about the findings of a report; nothing is written.
+
+    Args:
+        report: What `check` found.
+        allow: Names of fixes that are not taken unasked, as ``drop-layers``; the report's fixes name theirs.
+
+    Returns:
+        The plan: edits, the fixes that it takes, and those that it does not, with the reasons.
+
+    Raises:
+        SourceError: The file cannot be opened any more.
+        UsageError: A name that no fix of this report has.
+    """
+    from relight.repair import planner
+    from relight.repair.rewriter import digest_of
+
+    return planner.plan(report, digest_of(report.origin), allow)
+
+
+def fix(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: str | ModelSpec | type | Callable[..., object] | None = None,
+    environment: Environment | Mapping[str, str] | str | None = None,
+    intent: str = "load",
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    map_location: str | None = None,
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    allow: Sequence[str] = (),
+    plan: Plan | None = None,
+    prove: str = "load",
+    progress: Callable[[int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Receipt:
+    """Write a corrected copy, and prove that it is one.
+
+    The copy is read again, diagnosed again with the same question, compared with the file tensor by tensor, and really
+    loaded into the target where there is one and torch. Where one of these fails, there is no copy.
+
+    Args:
+        path: The checkpoint; it is only read.
+        output: The copy; nothing may be there.
+        target: What it is loaded into, as for `check`.
+        environment: Where, as for `check`.
+        intent: How, as for `check`.
+        strict: As for `check`.
+        weights_only: As for `check`.
+        map_location: As for `check`.
+        init: As for `check`.
+        hparams_file: As for `check`.
+        allow: Names of fixes that are not taken unasked.
+        plan: A plan for this very file; None makes one from what `check` finds.
+        prove: ``load``; ``bytes`` also compares every byte of untouched tensors; ``read`` does not load.
+        progress: Called with the number of bytes written since the last call.
+        announce: Called with one line before something slow starts.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        UsageError: An argument does not make sense.
+        RepairError: There is nothing that can be repaired, the plan is for another file, the copy cannot be written,
+            or the proof fails. Then there is no copy.
+    """
+    import contextlib
+
+    from relight.core.errors import NothingToRepair, RepairError, UsageError
+    from relight.repair import planner, proof
+    from relight.repair.copying import refuse_existing
+    from relight.repair.rewriter import digest_of, rewrite
+
+    source, copy = os.fspath(path), os.fspath(output)
+    if prove not in ("load", "bytes", "read"):
+        raise UsageError(f"unknown proof {prove!r}", "One of load, bytes, read.")
+    refuse_existing(copy, source)
+
+    def ask(file: str, really: str | None = None) -> tuple[Report, Target | None]:
+        return _ask(
+            file,
+            target=target,
+            environment=environment,
+            intent=intent,
+            strict=strict,
+            weights_only=weights_only,
+            map_location=map_location,
+            init=init,
+            hparams_file=hparams_file,
+            announce=announce if file == source else None,
+            really=really,
+        )
+
+    before, _ = ask(source)
+    if plan is None:
+        plan = planner.plan(before, digest_of(source), allow)
+    if not plan.edits:
+        raise NothingToRepair(source, _nothing(plan, before))
+    written = rewrite(plan, source, copy, progress=progress)
+    try:
+        checks = proof.compared(written, source, whole=prove == "bytes")
+        reason = "" if prove != "read" else "--prove read"
+        if not reason and os.path.getsize(copy) > _LOADED_UNASKED and prove != "bytes":
+            reason = "it is large; --prove bytes loads it all the same"
+        after, built = ask(copy, really=None if reason else copy)
+        loaded = None if built is None else built.loaded
+        reason = reason or proof.worth_loading(after)
+        if reason:
+            loaded = None  # what raises is another finding, which is reported
+        elif loaded is None:
+            reason = "the target is described, not there"
+        receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
+        if not receipt.proved:
+            failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
+            raise RepairError(source, f"the proof fails, so there is no copy: {failed}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(copy)
+        raise
+    return receipt
+
+
+def _nothing(plan: Plan, report: Report) -> str:
+    """Why a plan is empty, and what could be allowed."""
+    offers = [f"--allow {c.allow}: {c.title}" for c in plan.rejected if c.allow]
+    if offers:
+        return "nothing is done to it unasked. " + " ".join(o if o.endswith(".") else o + "." for o in offers)
+    return "what is wrong is not mended in the file" if report.failed else "nothing is wrong with it"
+
+
+_LOADED_UNASKED = 2 << 30  # bytes that somebody who asked for a copy would still wait to see loaded
+
+
 def diff(left: str | os.PathLike[str], right: str | os.PathLike[str], *, values: bool = False) -> Difference:
     """What differs between two checkpoints.
 
@@ -621,6 +796,7 @@ def _target(
     hparams_file: str | None,
     python: str | None,
     announce: Callable[[str], None] | None,
+    really: str | None = None,
 ) -> Target | None:
     from relight.core.errors import UsageError
     from relight.core.target import ModelSpec
@@ -646,6 +822,7 @@ def _target(
         python=python,
         call=call.value,
         strict=strict,
+        really=really,
         announce=announce,
     )
     _need_target(built)
@@ -658,7 +835,9 @@ def _need_target(built: Target) -> None:
 
     failure = built.failure
     if failure is not None and failure.kind.value in _TARGET_ERRORS:
-        raise UsageError(f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure))
+        raise UsageError(
+            f"--target {built.argument}: {_target_error(failure, built.argument)}", _hint(failure, built.argument)
+        )
 
 
 def _need_file(hparams_file: str | None) -> None:
@@ -741,11 +920,13 @@ def _target_error(failure: BuildFailure, target: str) -> str:
     return "this is neither an nn.Module class nor a function that makes one"
 
 
-def _hint(failure: BuildFailure) -> str | None:
+def _hint(failure: BuildFailure, target: str) -> str | None:
     if failure.suggestions:
         return f"Did you mean {' or '.join(failure.suggestions[:3])}?"
     if failure.candidates:
-        return f"It defines: {', '.join(failure.candidates[:8])}."
+        listed = ", ".join(failure.candidates[:8])
+        every = f" check compares with each of them: --target '{target}:*'." if ":" not in target else ""
+        return f"It defines: {listed}.{every}"
     return None
 
 

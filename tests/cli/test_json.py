@@ -25,7 +25,9 @@ from relight.testing import facts_of, write
 from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
-NAMES = ("baseline", "check", "diff", "inspect", "map", "rule", "rules", "spec", "targets", "tensor", "verify")
+NAMES = (
+    "baseline", "check", "diff", "fix", "inspect", "map", "plan", "rule", "rules", "spec", "targets", "tensor", "verify",
+)  # fmt: skip
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
 
@@ -327,6 +329,23 @@ def test_verify_and_diff_of_anything(relight, demo, content):
         assert valid("diff", strictly(relight("diff", *files, "--values", "--format", "json").out)) == []
 
 
+# ---------------------------------------------------------------- fix
+
+
+def test_plan_and_receipt(relight, demo):
+    question = ("trained.ckpt", "--target", "renamed.spec.json", "--format", "json")
+    plan = strictly(relight.says("fix", *question, "--plan-only"))
+    assert valid("plan", plan) == []
+    assert plan == package.plan(package.check("trained.ckpt", target="renamed.spec.json")).to_dict()
+    (demo / "plan.json").write_text(json.dumps(plan))
+    done = strictly(relight.says("fix", *question, "--plan", "plan.json", "-o", "copy.ckpt"))
+    assert valid("fix", done) == []
+    assert done["plan"] == plan
+    assert done["proved"] is True
+    assert done["findings"] == {"gone": ["renamed-module"], "left": [], "new": []}
+    assert package.check("copy.ckpt", target="renamed.spec.json").verdict.value == "loads"
+
+
 # ---------------------------------------------------------------- the schemas can say no
 
 
@@ -341,6 +360,10 @@ def test_a_schema_refuses_what_it_does_not_know(relight, name):
         "rule": lambda: relight("explain", "layer-added", "--format", "json").out,
         "diff": lambda: relight("diff", "trained.ckpt", "classic.ckpt", "--values", "--format", "json").out,
         "verify": lambda: relight("verify", "trained.ckpt", "--finite", "--digest", "--format", "json").out,
+        "fix": lambda: relight("fix", "trained.ckpt", "--target", "renamed.spec.json", "--format", "json").out,
+        "plan": lambda: (
+            relight("fix", "trained.ckpt", "--target", "renamed.spec.json", "--plan-only", "--format", "json").out
+        ),
         "map": lambda: relight("map", "trained.ckpt", "--target", "renamed.spec.json", "--format", "json").out,
         "targets": lambda: relight("check", "trained.ckpt", *SEVERAL, "--format", "json").out,
         "tensor": lambda: relight("inspect", "trained.ckpt", "--tensor", "body.0.weight", "--format", "json").out,

@@ -33,11 +33,7 @@ error: head in the checkpoint is classifier in the model        [renamed-module]
   "head.weight", "head.bias".
 
   Rename the keys in a copy; no tensor changes:
-    import torch
-    ckpt = torch.load("trained.ckpt", map_location="cpu", weights_only=True)
-    state = ckpt["state_dict"]
-    ckpt["state_dict"] = {"classifier." + k[5:] if k.startswith("head.") else k: v for k, v in state.items()}
-    torch.save(ckpt, "trained.fixed.ckpt")
+    relight fix trained.ckpt --target renamed.spec.json -o trained.fixed.ckpt
 """)
 
 
@@ -73,10 +69,7 @@ error: the file is from before Lightning 0.8 and states   [no-lightning-version]
   load_from_checkpoint raises KeyError: 'pytorch-lightning_version'
 
   Add the version in a copy; nothing else changes:
-    import torch
-    ckpt = torch.load("classic.ckpt", map_location="cpu", weights_only=True)
-    ckpt["pytorch-lightning_version"] = "0.7.6"
-    torch.save(ckpt, "classic.fixed.ckpt")
+    relight fix classic.ckpt --target classic.spec.json -o classic.fixed.ckpt
 """)
 
 
@@ -94,6 +87,11 @@ error: the file needs my_custom_module, which is not here     [module-not-found]
 
   You have the source: put it on the path and try again:
     PYTHONPATH=path/to/source relight check injected.ckpt --target injected.spec.json
+
+  You do not have the source: write a copy without the object, and pass one
+  yourself:
+    relight fix injected.ckpt --target injected.spec.json -o injected.fixed.ckpt --allow drop-object
+    Left out: hyper_parameters.layer.
 
   Or load only the weights, with empty classes in place of what is not here:
     import sys, types
@@ -139,6 +137,9 @@ error: 18 tensors are on cuda:0, this machine has no GPU         [device-absent]
 
   Load them to the CPU:
     torch.load("gpu.ckpt", map_location="cpu")
+
+  For programs that you cannot change, a copy that says "cpu":
+    relight fix gpu.ckpt --target trained.spec.json --for weights -o gpu.fixed.ckpt
 """)
 
 
@@ -198,6 +199,11 @@ error: the file needs my_custom_module, which is not here     [module-not-found]
 
   You have the source: put it on the path and try again:
     PYTHONPATH=path/to/source relight check injected.ckpt --target injected.spec.json
+
+  You do not have the source: write a copy without the object, and pass one
+  yourself:
+    relight fix injected.ckpt --target injected.spec.json --no-weights-only -o injected.fixed.ckpt --allow drop-object
+    Left out: hyper_parameters.layer.
 
   Or load only the weights, with empty classes in place of what is not here:
     import sys, types
@@ -568,6 +574,7 @@ Options:
 
 Commands:
   check    Will it load, into this model, here? If not: why, and what to do.
+  fix      Write a corrected copy, and prove that it is one.
   inspect  What is inside a checkpoint, read without executing it.
   explain  Explain a finding: its page, by name or code.
 

@@ -12,9 +12,10 @@ import click
 from relight.core.version import __version__
 
 # What people need first; everything else is under "more".
-_FIRST = ("check", "inspect", "explain")
+_FIRST = ("check", "fix", "inspect", "explain")
 _COMMANDS = {
     "check": "Will it load, into this model, here? If not: why, and what to do.",
+    "fix": "Write a corrected copy, and prove that it is one.",
     "inspect": "What is inside a checkpoint, read without executing it.",
     "explain": "Explain a finding: its page, by name or code.",
     "map": "Which tensor of a checkpoint belongs where in a model, and by which rules.",

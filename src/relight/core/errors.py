@@ -45,6 +45,27 @@ class UsageError(RelightError):
         return self.message if self.hint is None else f"{self.message}\n{self.hint}"
 
 
+class RepairError(RelightError):
+    """A file cannot be repaired as planned; nothing was written.
+
+    Args:
+        path: The file that was to be repaired.
+        reason: Why not, in words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot repair {self.path}: {self.reason}"
+
+
+class NothingToRepair(RepairError):
+    """There is nothing that a repair would do unasked."""
+
+
 class RuleDefinitionError(RelightError):
     """A rule class is not well formed.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
 
+from relight.core.edits import Edit, edit_to_dict
 from relight.core.safety import Safety
 
 
@@ -105,6 +106,8 @@ class Fix:
         command: A shell command that works when pasted, or None.
         code: Python that works when pasted, or None.
         note: What it costs or does not cover; one or two sentences, or None.
+        edits: What `relight fix` does to the file for it; empty where it can do nothing.
+        allow: What ``--allow`` calls it where it is not done unasked: ``drop-layers``; None where it is safe.
     """
 
     title: str
@@ -113,6 +116,8 @@ class Fix:
     command: str | None = None
     code: str | None = None
     note: str | None = None
+    edits: tuple[Edit, ...] = ()
+    allow: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -123,6 +128,8 @@ class Fix:
             "command": self.command,
             "code": self.code,
             "note": self.note,
+            "edits": [edit_to_dict(e) for e in self.edits],
+            "allow": self.allow,
         }
 
 

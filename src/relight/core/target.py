@@ -446,6 +446,7 @@ class Target:
         spec: The model, None if it could not be built.
         failure: Why not.
         rehearsal: Result of the dry run with this file, None where none was made (a spec from a file).
+        loaded: Result of the real call on a file that relight wrote, None where it was not made.
         init: The constructor's signature, known even when construction failed.
         class_name: Name of the class, where it was found.
         class_kind: ``lightning``, ``module``, ``datamodule`` or ``factory``.
@@ -463,6 +464,7 @@ class Target:
     spec: ModelSpec | None = None
     failure: BuildFailure | None = None
     rehearsal: Rehearsal | None = None
+    loaded: Rehearsal | None = None
     init: InitSignature | None = None
     class_name: str | None = None
     class_kind: str | None = None

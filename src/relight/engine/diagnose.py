@@ -12,6 +12,7 @@ from relight.core.finding import (
     Confidence,
     Crashed,
     Finding,
+    Fix,
     Report,
     Severity,
     Skipped,
@@ -24,6 +25,7 @@ from relight.engine.notes import notes
 from relight.engine.summary import summary
 from relight.facts.facts import Facts
 from relight.facts.question import literal
+from relight.facts.repairable import repairable
 from relight.facts.safety import safety
 from relight.rulekit.rule import Rule
 
@@ -64,7 +66,7 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, choice: Choice | None
     everything.sort(key=_root_cause_first)
     suppressed = [s for f in everything if choice is not None and (s := choice.hides(f)) is not None]
     hidden = [s.finding for s in suppressed]
-    findings = _chained([f for f in everything if not any(f is h for h in hidden)], facts)
+    findings = _chained(_with_commands([f for f in everything if not any(f is h for h in hidden)], facts), facts)
     unknown = _unknown(facts, gate)
     return Report(
         origin=facts.question.path,
@@ -83,6 +85,24 @@ def diagnose(facts: Facts, rules: Iterable[type[Rule]], *, choice: Choice | None
         crashed=tuple(crashed),
         stopped=_stopped(facts),
     )
+
+
+def _with_commands(findings: list[Finding], facts: Facts) -> list[Finding]:
+    """Put the command beside every fix that relight can carry out on this file; take the edits of the others away."""
+    return [
+        replace(finding, fixes=tuple(_with_command(fix, facts) for fix in finding.fixes)) if finding.fixes else finding
+        for finding in findings
+    ]
+
+
+def _with_command(fix: Fix, facts: Facts) -> Fix:
+    if not fix.edits:
+        return fix
+    if not repairable(facts.checkpoint, fix.edits):
+        return replace(fix, edits=(), allow=None)
+    question = facts.question
+    options = ["-o", question.fixed_path(), *(() if fix.allow is None else ("--allow", fix.allow))]
+    return replace(fix, command=question.command("fix", None, *options))
 
 
 def _chained(findings: list[Finding], facts: Facts) -> list[Finding]:

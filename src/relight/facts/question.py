@@ -34,12 +34,28 @@ class Question:
     def command(self, verb: str, path: str | None = None, *options: str) -> str:
         """A relight command on this question: ``relight check model.ckpt --target load.py:MyModel``."""
         parts = ["relight", verb, path or self.path]
-        if self.target is not None and verb == "check":
+        asks = verb in ("check", "fix")
+        if self.target is not None and asks:
             parts += ["--target", self.target]
-        if self.intent.call is not IntentCall.LOAD and verb == "check":
+        if self.intent.call is not IntentCall.LOAD and asks:
             parts += ["--for", self.intent.call.value]
+        if verb == "fix":  # which asks the same question again, of the copy as well
+            parts += self._arguments_of_the_call()
         parts += options
         return " ".join(shlex.quote(p) for p in parts)
+
+    def _arguments_of_the_call(self) -> list[str]:
+        intent = self.intent
+        out = [] if intent.strict is None else ["--strict" if intent.strict else "--no-strict"]
+        if intent.weights_only is not None:
+            out.append("--weights-only" if intent.weights_only else "--no-weights-only")
+        if intent.map_location is not None:
+            out += ["--map-location", intent.map_location]
+        if self.hparams_file is not None:
+            out += ["--hparams-file", self.hparams_file]
+        for name, value in self.init.items():
+            out += ["--init", f"{name}={value}" if isinstance(value, str) else f"{name}={value!r}"]
+        return out
 
     def load_call(self, path: str | None = None, /, **changes: object) -> str:
         """The real call with changed arguments: ``MyModel.load_from_checkpoint("model.ckpt", strict=False)``.

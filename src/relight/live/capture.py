@@ -52,6 +52,7 @@ class TargetRequest:
         hparams_file: ``hparams_file=`` of ``load_from_checkpoint``.
         call: The call that the user is going to make.
         strict: ``strict=`` of that call, None where it is not passed.
+        really: A file that relight wrote, and that the real call is to load with real values; None tries nothing.
     """
 
     argument: str
@@ -60,6 +61,7 @@ class TargetRequest:
     hparams_file: str | None = None
     call: str = "load"
     strict: bool | None = None
+    really: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def build_target(
     python: str | None = None,
     call: str = "load",
     strict: bool | None = None,
+    really: str | None = None,
     timeout: float = 120,
     announce: Callable[[str], None] | None = None,
     cache: bool = True,
@@ -116,6 +119,7 @@ def build_target(
         python: Interpreter to build it with, or the folder of its virtual environment; None for this one.
         call: ``load``, ``resume`` or ``weights``.
         strict: ``strict=`` of that call, None where it is not passed.
+        really: A file that relight wrote, and that the real call is to load; nothing else is ever loaded.
         timeout: Seconds after which the child process is ended.
         announce: Called with one line before the child process is started; not where the answer is cached.
         cache: Whether to use and to keep answers.
@@ -127,7 +131,13 @@ def build_target(
         UsageError: The interpreter cannot be started, an argument is not plain data, or a spec's file is not one.
     """
     request = TargetRequest(
-        argument=argument, checkpoint=checkpoint, init=init or {}, hparams_file=hparams_file, call=call, strict=strict
+        argument=argument,
+        checkpoint=checkpoint,
+        init=init or {},
+        hparams_file=hparams_file,
+        call=call,
+        strict=strict,
+        really=really,
     )
     return build_targets([request], python=python, timeout=timeout, announce=announce, cache=cache)[0]
 
@@ -164,7 +174,7 @@ def build_targets(
             continue
         wire = _wire_target(index, request, files)
         keys[index] = _cache_key(request, wire, files, interpreter)
-        kept = spec_cache.load(keys[index]) if cache else None
+        kept = spec_cache.load(keys[index]) if cache and request.really is None else None
         if kept is not None:
             targets[index] = _target(request, kept["answer"], kept["about"], python)
         else:
@@ -183,7 +193,7 @@ def build_targets(
                 continue
             del pending[index]
             targets[index] = _target(requests[index], answer, run.about, python)
-            if cache and "spec" in answer and "defect" not in answer:
+            if cache and requests[index].really is None and "spec" in answer and "defect" not in answer:
                 _keep(keys[index], answer, run)
         if not pending:
             break
@@ -336,6 +346,7 @@ def _wire_target(index: int, request: TargetRequest, files: _EncodedCheckpoints)
         "name": name.name,
         "call": IntentCall(request.call).value,
         "strict": request.strict,
+        "really": None if request.really is None else os.path.abspath(request.really),
         "init": encode_arguments(request.init),
         "hparams_file": None if hparams is None else os.path.abspath(hparams),
         "checkpoint": files.index(checkpoint) if readable and checkpoint is not None else None,
@@ -477,12 +488,13 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
     if about.get("torch"):
         environment = replace(environment, packages={**environment.packages, "torch": about["torch"]})
     init = _init(answer.get("init"))
-    rehearsal = answer.get("rehearsal")
+    rehearsal, loaded = answer.get("rehearsal"), answer.get("loaded")
     return Target(
         argument=request.argument,
         spec=_spec(request, answer, init, environment) if "spec" in answer else None,
         failure=_failure(request, answer["failure"], environment) if "failure" in answer else None,
         rehearsal=None if rehearsal is None else _rehearsal(rehearsal),
+        loaded=None if loaded is None else _rehearsal(loaded),
         init=init,
         class_name=answer.get("class_name"),
         class_kind=answer.get("class_kind"),

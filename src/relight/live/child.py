@@ -156,14 +156,41 @@ class ClassStopper(object):
         return stopped
 
 
+# (owner, name, what was there or None where it was inherited): for loading a file that relight wrote
+REAL = []  # type: list
+
+
+def _replace(owner, name, new):
+    REAL.append((owner, name, vars(owner).get(name)))
+    setattr(owner, name, new)
+
+
+@contextlib.contextmanager
+def as_they_were():
+    """The functions that scripts are stopped at, as the libraries have them."""
+    replaced = [(owner, name, vars(owner).get(name)) for owner, name, _ in REAL]
+    for owner, name, real in reversed(REAL):
+        if real is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, real)
+    try:
+        yield
+    finally:
+        for owner, name, new in replaced:
+            setattr(owner, name, new)
+
+
 def _patch(owner, names, prefix):
     for name in names:
         if owner is not None and hasattr(owner, name):
-            setattr(owner, name, _stopper(prefix + name))
+            _replace(owner, name, _stopper(prefix + name))
 
 
 def patch_torch(torch):
-    torch.load = torch.serialization.load = _stopper("torch.load")
+    stopper = _stopper("torch.load")
+    for owner in (torch, torch.serialization):
+        _replace(owner, "load", stopper)
     _patch(getattr(torch, "jit", None), ("load",), "torch.jit.")
 
 
@@ -171,7 +198,7 @@ def patch_lightning(package):
     for name in ("LightningModule", "LightningDataModule"):
         owner = getattr(package, name, None)
         if hasattr(owner, "load_from_checkpoint"):
-            owner.load_from_checkpoint = ClassStopper("load_from_checkpoint")
+            _replace(owner, "load_from_checkpoint", ClassStopper("load_from_checkpoint"))
     _patch(getattr(package, "Trainer", None), ("fit", "validate", "test", "predict"), "Trainer.")
 
 
@@ -181,7 +208,7 @@ def patch_fabric(package):
 
 def patch_cli(module):
     if hasattr(module, "LightningCLI"):
-        module.LightningCLI.__init__ = _stopper("LightningCLI")
+        _replace(module.LightningCLI, "__init__", _stopper("LightningCLI"))
 
 
 class AfterImport(object):
@@ -1685,6 +1712,8 @@ class Job(object):
             answer["device"] = built.device
             if self.file is not None and isinstance(built.model, self.torch.nn.Module):
                 answer["rehearsal"] = self.rehearse(built)
+            if self.target.get("really") is not None:
+                answer["loaded"] = self.load_really(self.target["really"])
         except TargetError as exc:
             answer["failure"] = exc.facts
             if self.migration is not None:  # that would have been raised before the class is called
@@ -1911,6 +1940,38 @@ class Job(object):
             "missing": list(getattr(keys, "missing_keys", ())),
             "unexpected": list(getattr(keys, "unexpected_keys", ())),
         }
+
+    def load_really(self, path):
+        """The real call, with real values. Only for files that relight wrote, and never without weights_only."""
+        torch, target, found = self.torch, self.target, self.object
+        given = Decoder(target["init"]["nodes"], torch, "cpu")
+        init = {k: given.value(v) for k, v in target["init"]["values"].items()}
+        built = None
+        try:
+            with as_they_were(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if isinstance(found, type) and kind_of(found) == "lightning" and target["call"] != "weights":
+                    arguments = dict(init, map_location="cpu")
+                    for name in ("strict", "hparams_file"):
+                        if target[name] is not None:
+                            arguments[name] = target[name]
+                    call = found.load_from_checkpoint
+                    if "weights_only" in inspect.signature(call).parameters:
+                        arguments["weights_only"] = True
+                    call(path, **arguments)
+                    by = "load_from_checkpoint"
+                else:
+                    state = torch.load(path, map_location="cpu", weights_only=True)
+                    built = self.build_on("cpu")
+                    for step in self.file["state_dict_path"] or ():
+                        state = state[built.decoder.value(step)]
+                    built.model.load_state_dict(state, strict=True if target["strict"] is None else target["strict"])
+                    by = "torch.load and load_state_dict"
+        except (Stop, TargetError) as exc:
+            return {"ok": None, "stage": "load", "message": str(exc) or "it could not be built"}
+        except Exception as exc:
+            return self.verdict(exc, "load", built)
+        return {"ok": True, "stage": by}
 
     def state_dict(self, built, checkpoint):
         """The state_dict of a file that the user would pick out of it by hand."""

@@ -80,6 +80,11 @@ class LocalSource:
             self._file.close()
             raise SourceError(self.name, "it is not a regular file")
 
+    @property
+    def descriptor(self) -> int:
+        """The open file, for copies that the kernel makes."""
+        return self._file.fileno()
+
     def read(self, start: int, length: int) -> bytes:
         """The bytes of a range; fewer where the file ends before.
 

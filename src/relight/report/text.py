@@ -255,7 +255,7 @@ def _fix(fix: Fix, style: Style) -> Iterator[str]:
     yield from wrapped(fix.title, style)
     if fix.command:
         yield from verbatim(fix.command)
-    if fix.code:
+    if fix.code and not fix.edits:  # the command does the same; the program stays in the JSON
         yield from verbatim(fix.code)
     if fix.note:
         yield from wrapped(fix.note, style, indent="    " if fix.code or fix.command else "  ")

@@ -8,7 +8,7 @@ from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.objects import Global
 from relight.core.safety import Safety
 from relight.core.target import Intent, IntentCall
-from relight.facts import data, describe, imports, safety, unpickling
+from relight.facts import data, describe, imports, plain_copy, safety, unpickling
 from relight.facts.facts import Facts
 from relight.rulekit import Env, File, Fires, Obj, Phase, Ref, Rule, Silent
 
@@ -39,7 +39,8 @@ class NotPlainData(Rule):
 
     How to fix
     ----------
-    For a file of your own, pass ``weights_only=False``, or allow exactly the names that the file needs: all of them
+    Write a copy in which they are plain data that answers the same questions: a Namespace stays usable by attribute.
+    Or, for a file of your own, pass ``weights_only=False``, or allow exactly the names that the file needs: all of them
     are listed here, where torch names only the first. Hyper_parameters that are plain values never meet this.
 
     References
@@ -286,16 +287,18 @@ def _of_the_script(names: list[Global]) -> list[str]:
 
 
 def _fixes(facts: Facts, names: list[Global]) -> list[Fix]:
+    copy = plain_copy.fixes(facts)
     if safety.safety(facts.checkpoint) is Safety.DANGEROUS:
-        return []
+        return copy
     fixes = [
+        *copy,
         Fix(
-            title="For a file of your own, or one that you trust, leave it as it is:",
+            title=("Or, for" if copy else "For") + " a file of your own, or one that you trust, leave it as it is:",
             kind=FixKind.LOAD_ARGUMENT,
             applicability=Applicability.SAFE,
             code=facts.question.load_call(weights_only=False),
             note="That unpickles everything in the file, which can run code.",
-        )
+        ),
     ]
     entries = unpickling.allow_list(facts.checkpoint, names, facts.environment) if names else None
     if entries is not None and len(entries) <= _MOST_NAMES:

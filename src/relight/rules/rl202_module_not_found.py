@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import BuildFailure, FailureKind, Intent, IntentCall
-from relight.facts import describe, imports, unpickling
+from relight.facts import describe, imports, plain_copy, unpickling
 from relight.facts.absent import weights_without
 from relight.facts.facts import Facts
 from relight.facts.imports import Found, Resolution
@@ -222,7 +222,7 @@ class ModuleNotFound(Rule):
             confidence=Confidence.CERTAIN,
             evidence=[Evidence(e.what, e.text.replace("is names", "names")) for e in evidence][:5],
             context=context,
-            fixes=[*_fixes(facts, top, first), *weights_without(facts, group)],
+            fixes=[*_fixes(facts, top, first), *plain_copy.fixes(facts, missing=True), *weights_without(facts, group)],
             subjects=[r.ref.full_name for r in group],
             explains=[r.ref.full_name for r in group],
             predicts=facts.unpickling,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import RenameKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.facts import snippets
 from relight.facts.comparison import load_error, severity
@@ -140,6 +141,7 @@ class WrapperPrefix(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.SAFE,
                         code=snippets.rewrite_keys(facts, e.pairs),
+                        edits=(RenameKeys(tuple(e.pairs)),),
                     )
                 ],
                 subjects=[o for o, _ in e.pairs],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from relight.core.edits import RenameKeys
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
@@ -101,6 +102,8 @@ class RenamedModule(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.SAFE if not guess else Applicability.MANUAL,
                     code=snippets.rewrite_keys(facts, pairs),
+                    edits=(RenameKeys(tuple(pairs)),),
+                    allow="guessed-names" if guess else None,
                 )
             )
         if open_groups:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -78,6 +79,8 @@ class LayerRemoved(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.UNSAFE,
                     code=snippets.drop_keys(facts, e.unexpected),
+                    edits=(DropKeys(e.unexpected),),
+                    allow="drop-layers",
                     note="The model then computes something else than the one that was trained.",
                 )
             ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import AddNames, DropKeys, Edit
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.facts import snippets
 from relight.facts.comparison import confidence, load_error, severity
@@ -81,10 +82,13 @@ class TiedKey(Rule):
                 continue
             keys = [k for e in group for k in (*e.unexpected, *e.missing)]
             if side == "extra":
+                edit: Edit = DropKeys(tuple(keys))
                 code = snippets.drop_keys(facts, keys)
                 title = "Leave the second name out of a copy; no value is lost:"
             else:
-                code = snippets.add_names(facts, [(str(e.about["twin"]), e.missing[0]) for e in group])
+                twins = tuple((str(e.about["twin"]), e.missing[0]) for e in group)
+                edit = AddNames(twins)
+                code = snippets.add_names(facts, twins)
                 title = "Add the missing name in a copy; no value is invented:"
             yield self.finding(
                 f"{keys[0]} is a second name of {group[0].about['twin']}, which fits"
@@ -95,7 +99,7 @@ class TiedKey(Rule):
                 evidence=[
                     Evidence((*e.unexpected, *e.missing)[0], f"is the same tensor as {e.about['twin']}") for e in group
                 ][:5],
-                fixes=[Fix(title=title, kind=FixKind.FILE, applicability=Applicability.SAFE, code=code)],
+                fixes=[Fix(title=title, kind=FixKind.FILE, applicability=Applicability.SAFE, code=code, edits=(edit,))],
                 subjects=keys,
                 explains=frozenset(k for e in group for k in e.keys),
                 predicts=load_error(facts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -162,6 +163,8 @@ class BufferSetChanged(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.UNSAFE,
                     code=snippets.drop_keys(facts, e.unexpected),
+                    edits=(DropKeys(e.unexpected),),
+                    allow="drop-buffers",
                 )
             )
         alone = {*diff.missing, *diff.unexpected} == {*e.missing, *e.unexpected} and not diff.mismatched

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.finding import Evidence as Line
 from relight.facts import describe, snippets
@@ -87,6 +88,8 @@ class NormKindChanged(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.drop_keys(facts, e.unexpected),
+                        edits=(DropKeys(e.unexpected),),
+                        allow="drop-statistics",
                         note="Weight and bias fit by shape, but the model then computes something else.",
                     )
                 )

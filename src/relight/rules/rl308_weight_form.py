@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from relight.core.edits import RenameKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.facts import data, snippets
 from relight.facts.attribution import Explanation
@@ -116,6 +117,7 @@ class WeightForm(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.SAFE,
                         code=snippets.rewrite_keys(facts, pairs),
+                        edits=(RenameKeys(tuple(pairs)),),
                     )
                     if pairs
                     else Fix(title=_remedy(forms[saved], forms[wanted], name), kind=FixKind.CODE)

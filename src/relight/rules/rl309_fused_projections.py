@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from relight.core.edits import ConvertTensors
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import snippets
 from relight.facts.comparison import load_error
@@ -79,6 +80,8 @@ class FusedProjections(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.MANUAL,
                         code=snippets.fuse(facts, groups) if fuse else snippets.split(facts, groups),
+                        edits=(_conversion(facts, groups, fuse=fuse),),
+                        allow="guessed-order",
                         note="The order is the usual one; compare an output before you rely on it.",
                     )
                 ],
@@ -86,3 +89,18 @@ class FusedProjections(Rule):
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _conversion(facts: Facts, groups: Mapping[str, Sequence[str]], *, fuse: bool) -> ConvertTensors:
+    """The same as an edit of the file."""
+    shapes = {p.key: p.shape or () for p in facts.spec.params}
+    if fuse:
+        return ConvertTensors(tuple((w, tuple(parts), "concat:0", shapes[w]) for w, parts in groups.items()))
+    pairs = []
+    for whole, parts in groups.items():
+        start = 0
+        for part in parts:
+            size = shapes[part][0]
+            pairs.append((part, (whole,), f"slice:0:{start}:{start + size}", shapes[part]))
+            start += size
+    return ConvertTensors(tuple(pairs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from relight.core.edits import RenameKeys
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
@@ -149,6 +150,8 @@ def _fixes(
                 title="If the order is the same, rename the keys in a copy; no tensor changes:",
                 kind=FixKind.FILE,
                 code=snippets.rewrite_keys(facts, pairs),
+                edits=(RenameKeys(tuple(pairs)),),
+                allow="guessed-names",
             )
         )
     return fixes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import RenameKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -181,5 +182,6 @@ def _fixes(facts: Facts, e: Explanation) -> list[Fix]:
             kind=FixKind.FILE,
             applicability=Applicability.SAFE,
             code=snippets.rewrite_keys(facts, e.pairs),
+            edits=(RenameKeys(tuple(e.pairs)),),
         )
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import AddNames, DropKeys, RenameKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -82,12 +83,19 @@ class SecondCopy(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.drop_keys(facts, keys),
+                        edits=(DropKeys(keys),),
+                        allow="drop-copy",
                     ),
                     Fix(
                         title="Or take the copy in place of the live weights:",
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.take_copy(facts, live, keys),
+                        edits=(
+                            DropKeys((*live.values(), *(k for k in keys if k not in live))),
+                            RenameKeys(tuple(live.items())),
+                        ),
+                        allow="take-copy",
                     ),
                 ]
             else:
@@ -97,6 +105,8 @@ class SecondCopy(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.MANUAL,
                         code=snippets.add_names(facts, [(o, n) for n, o in live.items()]),
+                        edits=(AddNames(tuple((o, n) for n, o in live.items())),),
+                        allow="begin-copy",
                     )
                 )
             yield self.finding(

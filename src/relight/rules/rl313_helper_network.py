@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -81,6 +82,8 @@ class HelperNetwork(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.drop_keys(facts, keys),
+                        edits=(DropKeys(tuple(keys)),),
+                        allow="drop-helper",
                     )
                 )
             elif facts.strict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from relight.core.edits import ConvertTensors, DropKeys, Edit
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
@@ -131,5 +132,20 @@ def _fix(facts: Facts, pairs: Sequence[Pair]) -> Fix:
         kind=FixKind.FILE,
         applicability=Applicability.MANUAL,
         code=snippets.convert(facts),
+        edits=_edits(facts, pairs),
+        allow="guessed-mapping",
         note="The mapping is inferred: compare an output before you rely on it.",
     )
+
+
+def _edits(facts: Facts, pairs: Sequence[Pair]) -> tuple[Edit, ...]:
+    """The mapping as edits: what a tensor of the model is made of, and what nothing needs."""
+    shapes = {p.key: p.shape or () for p in facts.spec.params}
+    sources = {s for p in pairs for s in p.source}
+    targets = {p.target for p in pairs}
+    moved = [(p.target, p.source, p.op, shapes[p.target]) for p in pairs]
+    # What fits as it is stays, also where something else is made of it.
+    moved += [(k, (k,), "copy", shapes[k]) for k in facts.keys.matched if k in sources and k not in targets]
+    used = sources | set(facts.keys.matched)
+    unused = tuple(t.key for t in facts.checkpoint.tensors if t.key not in used)
+    return (ConvertTensors(tuple(moved)), DropKeys(unused)) if unused else (ConvertTensors(tuple(moved)),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import InitParam
 from relight.facts import describe, snippets
@@ -79,6 +80,8 @@ class HeadResized(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.UNSAFE,
                     code=snippets.drop_keys(facts, [m.key for m in e.mismatched]),
+                    edits=(DropKeys(tuple(m.key for m in e.mismatched)),),
+                    allow="drop-head",
                     note=_then(facts),
                 )
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import SetEntry
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.objects import Call, ListNode
 from relight.core.target import Intent, IntentCall
@@ -105,6 +106,7 @@ class NoLightningVersion(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.SAFE,
                     code=snippets.set_entry(facts, VERSION_KEY, "0.7.6"),
+                    edits=(SetEntry((VERSION_KEY,), "0.7.6"),),
                 )
             ]
             cause = self.causes[0]

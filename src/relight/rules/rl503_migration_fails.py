@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from relight.core.edits import SetEntry
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall, Rehearsal
 from relight.facts import data, snippets
@@ -88,6 +89,8 @@ class MigrationFails(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.MANUAL,
                         code=snippets.set_entry(facts, VERSION_KEY, "2.0.0"),
+                        edits=(SetEntry((VERSION_KEY,), "2.0.0"),),
+                        allow="guessed-version",
                     )
                 ],
                 subjects=[VERSION_KEY],
@@ -134,6 +137,7 @@ class MigrationFails(Rule):
                                 kind=FixKind.FILE,
                                 applicability=Applicability.SAFE,
                                 code=snippets.set_entries(facts, _absent(facts, step["reads"])),
+                                edits=tuple(SetEntry((k,), v) for k, v in _absent(facts, step["reads"]).items()),
                             )
                         ],
                         subjects=[key],
@@ -142,7 +146,7 @@ class MigrationFails(Rule):
         return None
 
 
-def _absent(facts: Facts, keys: list[str]) -> dict[str, object]:
+def _absent(facts: Facts, keys: list[str]) -> dict[str, int]:
     return {k: 0 for k in keys if not facts.lightning.has(k)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from relight.core.edits import DropEntry
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import BuildFailure, FailureKind
 from relight.facts import snippets
@@ -102,6 +103,8 @@ class ArgumentUnexpected(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.UNSAFE,
                     code=snippets.drop_hparam(facts, facts.lightning.hparams_key, name),
+                    edits=(DropEntry((facts.lightning.hparams_key, name)),),
+                    allow="drop-argument",
                 )
             )
         yield self.finding(

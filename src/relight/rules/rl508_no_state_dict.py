@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import MoveEntry
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
 from relight.facts import describe, snippets
@@ -62,6 +63,7 @@ class NoStateDict(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.SAFE,
                     code=snippets.rename_entry(facts, found, "state_dict"),
+                    edits=(MoveEntry(found, "state_dict"),),
                 )
             )
         yield self.finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import MakePlain, SetEntry
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.objects import Call, mapping_pairs
 from relight.core.target import Intent, IntentCall
@@ -78,6 +79,7 @@ class HparamsNotAMapping(Rule):
                     code=snippets.set_entry(facts, "hyper_parameters", {})
                     if value is None
                     else snippets.namespace_to_dict(facts),
+                    edits=(SetEntry(("hyper_parameters",), {}) if value is None else MakePlain(),),
                 )
             ],
             subjects=["hyper_parameters"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import MoveEntry
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Severity
 from relight.core.objects import mapping_pairs
 from relight.facts import describe, snippets
@@ -81,6 +82,8 @@ class SecondWeights(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.take_entry(facts, name, str(path[0])),
+                        edits=(MoveEntry(name, str(path[0])),),
+                        allow="other-weights",
                     )
                 ],
                 subjects=[name],

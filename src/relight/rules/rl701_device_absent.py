@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.edits import SetDevice
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
 from relight.facts import describe
@@ -132,11 +133,26 @@ class DeviceAbsent(Rule):
                     kind=FixKind.LOAD_ARGUMENT,
                     applicability=Applicability.SAFE,
                     code=code,
-                )
+                ),
+                *_copy(facts),
             ],
             subjects=[tag],
             predicts=Prediction(Stage.UNPICKLE, facts.call_name, placement.exception, placement.message),
         )
+
+
+def _copy(facts: Facts) -> list[Fix]:
+    """A file whose storages say that they are from the CPU."""
+    if facts.intent.map_location is not None:
+        return []
+    return [
+        Fix(
+            title='For programs that you cannot change, a copy that says "cpu":',
+            kind=FixKind.FILE,
+            applicability=Applicability.SAFE,
+            edits=(SetDevice("cpu"),),
+        )
+    ]
 
 
 def _here(facts: Facts, backend: str) -> str:

@@ -1,0 +1,131 @@
+"""``relight fix``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from relight import api
+from relight.cli import options
+from relight.cli.app import EXIT_FINDINGS
+from relight.core.edits import Plan
+from relight.core.errors import UsageError
+
+_BAR_FROM = 512 << 20  # bytes that take more than a second to copy
+
+
+@click.command("fix", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", metavar="FILE")
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="What it is loaded into: package.module:Class, file.py:Class, file.py, a factory, or a spec.json.",
+)
+@click.option(
+    "--for",
+    "intent",
+    type=click.Choice(["load", "resume", "weights"]),
+    default="load",
+    help="load: Class.load_from_checkpoint; resume: Trainer.fit(ckpt_path=); weights: torch.load, then load_state_dict.",
+)
+@click.option("-o", "--output", metavar="FILE", help="The copy; nothing may be there.  [default: FILE.fixed]")
+@click.option("--allow", metavar="NAME", multiple=True, help="Do what is not done unasked, by its name; repeatable.")
+@click.option("--plan-only", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--plan", "plan_file", metavar="FILE", help="Do what a plan says that --plan-only --format json wrote.")
+@click.option(
+    "--prove",
+    type=click.Choice(["load", "bytes", "read"]),
+    default="load",
+    help="load: really load the copy; bytes: also compare every byte of untouched tensors; read: do not load it.",
+)
+@click.option("--strict/--no-strict", default=None, help="strict= of the call.")
+@click.option("--weights-only/--no-weights-only", default=None, help="weights_only= of the call.")
+@click.option("--map-location", metavar="DEVICE", help="map_location= of the call.")
+@options.target_options
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colours.")
+@click.option("-q", "--quiet", is_flag=True, help="Only the first line.")
+def command(
+    path: str,
+    target: str | None,
+    intent: str,
+    output: str | None,
+    allow: tuple[str, ...],
+    plan_only: bool,
+    plan_file: str | None,
+    prove: str,
+    strict: bool | None,
+    weights_only: bool | None,
+    map_location: str | None,
+    init: tuple[str, ...],
+    hparams_file: str | None,
+    python: str | None,
+    format_: str,
+    color: str,
+    quiet: bool,
+) -> int:
+    """Write a corrected copy of FILE, and prove that it is one. FILE itself is only read.
+
+    The copy is read again, diagnosed again, compared with FILE tensor by tensor, and really loaded into the target. If
+    any of that fails, there is no copy.
+
+    Exit status: 0 written, proved, and nothing is left to find; 1 other findings are left, or there was nothing to do
+    unasked; 2 it could not be written or proved.
+    """
+    from relight.core.errors import NothingToRepair
+    from relight.facts.question import Question
+    from relight.report import fix_text
+
+    style = options.style_for(color, None)
+    settings: dict[str, Any] = {
+        "target": target,
+        "environment": python,
+        "intent": intent,
+        "strict": strict,
+        "weights_only": weights_only,
+        "map_location": map_location,
+        "init": options.parse_init(init),
+        "hparams_file": hparams_file,
+        "announce": options.announcer(quiet),
+    }
+    if plan_only:
+        report = api.check(path, **settings)
+        made = api.plan(report, allow=allow)
+        options.emit(options.as_json(made.to_dict()) if format_ == "json" else fix_text.plan(made, style), None)
+        return 0 if made.edits else EXIT_FINDINGS
+    given = None if plan_file is None else _read(plan_file)
+    if output is None:
+        output = Question(path=path).fixed_path()
+    total = os.path.getsize(path) if os.path.isfile(path) else 0
+
+    run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, **settings)
+    try:
+        if total >= _BAR_FROM and sys.stderr.isatty():
+            with click.progressbar(length=total, label="writing", file=sys.stderr) as bar:
+                receipt = run(progress=bar.update)
+        else:
+            receipt = run()
+    except NothingToRepair as error:
+        click.echo(f"relight: {error}", err=True)
+        return EXIT_FINDINGS
+    if format_ == "json":
+        options.emit(options.as_json(receipt.to_dict()), None)
+    else:
+        text = fix_text.receipt(receipt, style)
+        options.emit(text.splitlines()[0] + "\n" if quiet else text, None)
+    return EXIT_FINDINGS if receipt.left else 0
+
+
+def _read(path: str) -> Plan:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Plan.from_dict(json.load(file))
+    except OSError as error:
+        raise UsageError(f"--plan {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UsageError(f"--plan {path}: {error}") from None

@@ -1,0 +1,394 @@
+"""Edits on a tree of pickled values, in place: the tree is one's own, read once more for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from relight.core.checkpoint import StorageEntry, TensorEntry
+from relight.core.edits import (
+    AddNames,
+    ConvertTensors,
+    DropEntry,
+    DropKeys,
+    Edit,
+    MakePlain,
+    MoveEntry,
+    Plain,
+    RenameKeys,
+    ReplaceGlobal,
+    SetDevice,
+    SetEntry,
+)
+from relight.core.objects import Call, DictNode, Global, ListNode, ObjectPath, Persistent, Value, mapping_pairs, nodes
+from relight.facts import plain_data
+from relight.reader.tensors import TensorReader
+from relight.repair.pickle_out import name_node
+from relight.repair.tensor_values import Joined, View, converted, first_entry, strides
+
+
+class CannotEdit(ValueError):
+    """An edit that does not fit the file."""
+
+
+@dataclass(slots=True)
+class Edited:
+    """What editing a tree gave.
+
+    Attributes:
+        root: The tree.
+        storages: Storages that are written anew: key to what they hold.
+        changed: Tensors that were turned, cut or put together.
+        plain: What became plain data: (where, what it was, what it is now).
+        moved_metadata: Module paths that ``_metadata`` has under another name now.
+    """
+
+    root: Value
+    storages: dict[str, Joined] = field(default_factory=dict)
+    changed: int = 0
+    plain: list[tuple[str, str, str]] = field(default_factory=list)
+    moved_metadata: dict[str, str] = field(default_factory=dict)
+
+
+def edit_tree(
+    root: Value, edits: Sequence[Edit], state_dict: ObjectPath | None, storages: Mapping[str, StorageEntry]
+) -> Edited:
+    """Apply the edits of a plan to a tree.
+
+    Args:
+        root: The tree; it is changed.
+        edits: All of them name things as the tree has them.
+        state_dict: Where the tensors are.
+        storages: Of the file, by key.
+
+    Raises:
+        CannotEdit: An edit names something that the tree does not have, or two edits contradict each other.
+    """
+    out = Edited(root)
+    keys = [e for e in edits if isinstance(e, (RenameKeys, DropKeys, AddNames, ConvertTensors))]
+    if keys:
+        _edit_keys(root, keys, state_dict, storages, out)
+    for edit in edits:
+        if isinstance(edit, SetEntry):
+            _set_entry(out.root, edit)
+        elif isinstance(edit, DropEntry):
+            _drop_entry(out.root, edit)
+        elif isinstance(edit, MoveEntry):
+            _move_entry(out.root, edit)
+        elif isinstance(edit, ReplaceGlobal):
+            _replace_global(out.root, edit)
+        elif isinstance(edit, SetDevice):
+            for node in nodes(out.root):
+                if isinstance(node, Persistent) and isinstance(node.pid, tuple) and len(node.pid) in (5, 6):
+                    node.pid = (*node.pid[:3], edit.device, *node.pid[4:])
+        elif isinstance(edit, MakePlain):
+            _make_plain(out, edit)
+    return out
+
+
+# ---------------------------------------------------------------- keys
+
+
+def _edit_keys(
+    root: Value,
+    edits: Iterable[RenameKeys | DropKeys | AddNames | ConvertTensors],
+    path: ObjectPath | None,
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> None:
+    holder = _mapping_at(root, path)
+    pairs = _own_pairs(holder)
+    values = {k: v for k, v in pairs if isinstance(k, str)}
+    rename: dict[str, str] = {}
+    drop: set[str] = set()
+    add: list[tuple[str, str]] = []
+    convert: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {}
+    copies: dict[str, list[str]] = {}
+    for edit in edits:
+        if isinstance(edit, RenameKeys):
+            _merge(rename, edit.pairs)
+        elif isinstance(edit, DropKeys):
+            drop.update(edit.keys)
+        elif isinstance(edit, AddNames):
+            add += edit.pairs
+        else:
+            for new, sources, op, shape in edit.pairs:
+                if op == "copy" and len(sources) == 1:
+                    copies.setdefault(sources[0], []).append(new)
+                else:
+                    convert[new] = (sources, op, shape)
+    for old, news in copies.items():
+        first = old if old in news else news[0]
+        _merge(rename, [(old, first)])
+        add += [(old, new) for new in news if new != first]
+    wanted = {*rename, *drop, *(o for o, _ in add), *(s for sources, _, _ in convert.values() for s in sources)}
+    absent = sorted(wanted - values.keys())
+    if absent:
+        raise CannotEdit(f"there is no tensor {absent[0]} in it")
+    both = drop & rename.keys()
+    if both:
+        raise CannotEdit(f"{min(both)} is to be renamed and to be left out")
+    consumed = {s for sources, _, _ in convert.values() for s in sources} - rename.keys()
+    made = _converted(convert, values, storages, out)
+    after: list[tuple[Value, Value]] = []
+    placed: set[str] = set()
+    for key, value in pairs:
+        if not isinstance(key, str):
+            after.append((key, value))
+            continue
+        if key in drop:
+            continue
+        if key in consumed:
+            # What is made of it stands where its first part stood.
+            here = [n for n, (sources, _, _) in convert.items() if sources[0] == key and n not in placed]
+            placed.update(here)
+            after += [(n, made[n]) for n in here]
+            continue
+        after.append((rename.get(key, key), value))
+    after += [(n, made[n]) for n in convert if n not in placed]
+    after += [(new, values[old]) for old, new in add]
+    names = [k for k, _ in after if isinstance(k, str)]
+    if len(set(names)) != len(names):
+        double = next(k for k in names if names.count(k) > 1)
+        raise CannotEdit(f"two tensors would be called {double}")
+    pairs[:] = after
+    out.changed += len(made)
+    if isinstance(holder, Call) and rename:
+        out.moved_metadata = _rename_metadata(holder, rename)
+
+
+def _merge(into: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+    for old, new in pairs:
+        if into.setdefault(old, new) != new:
+            raise CannotEdit(f"{old} is to get two names, {into[old]} and {new}")
+
+
+def _mapping_at(root: Value, path: ObjectPath | None) -> Value:
+    value = root
+    for step in path or ():
+        pairs = mapping_pairs(value)
+        value = next((v for k, v in reversed(pairs or ()) if k == step and type(k) is type(step)), None)
+    if path is None or mapping_pairs(value) is None:
+        raise CannotEdit("its tensors are in no state_dict: it holds a whole module, or none")
+    return value
+
+
+def _own_pairs(value: Value) -> list[tuple[Value, Value]]:
+    """The pairs of a mapping as a list that can be changed, each key once, as Python would keep them."""
+    pairs = mapping_pairs(value)
+    if pairs is None or not isinstance(value, (DictNode, Call)):
+        raise CannotEdit("it is no dict")
+    last: dict[Any, Value] = {}
+    others = False
+    for key, item in pairs:
+        if isinstance(key, str):
+            last[key] = item
+        else:
+            others = True
+    if len(last) != len(pairs) and not others:
+        pairs = list(last.items())
+    if pairs is not value.pairs:
+        value.pairs = list(pairs)
+        if isinstance(value, Call):
+            value.args = value.args if value.name == "collections.defaultdict" else ()
+    return value.pairs
+
+
+def module_renames(rename: Mapping[str, str], paths: Iterable[str]) -> dict[str, str]:
+    """What a renaming of tensors makes of the paths of modules: only where all tensors below agree.
+
+    Args:
+        rename: New names by old names of tensors.
+        paths: Paths of modules in the file.
+    """
+    found: dict[str, set[str]] = {}
+    for old, new in rename.items():
+        a, b = old.split("."), new.split(".")
+        while a and b and a[-1] == b[-1]:
+            a.pop()
+            b.pop()
+            if a and b:  # the model itself is there before and after
+                found.setdefault(".".join(a), set()).add(".".join(b))
+    known = set(paths)
+    out = {old: next(iter(news)) for old, news in found.items() if len(news) == 1 and old in known}
+    out = {old: new for old, new in out.items() if old != new and new not in known - out.keys()}
+    return out if len(set(out.values())) == len(out) else {}
+
+
+def _rename_metadata(holder: Call, rename: Mapping[str, str]) -> dict[str, str]:
+    """``_metadata`` holds versions by module path: torch converts old tensors by them, so they move with the names."""
+    state = mapping_pairs(holder.state) if holder.has_state else None
+    stored = next((v for k, v in state or () if k == "_metadata"), None)
+    pairs = mapping_pairs(stored)
+    if pairs is None:
+        return {}
+    moved = module_renames(rename, (k for k, _ in pairs if isinstance(k, str)))
+    for i, (key, value) in enumerate(pairs):
+        if isinstance(key, str) and key in moved:
+            pairs[i] = (moved[key], value)
+    return moved
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def _converted(
+    convert: Mapping[str, tuple[tuple[str, ...], str, tuple[int, ...]]],
+    values: Mapping[str, Value],
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> dict[str, Value]:
+    reader = TensorReader(storages)
+    made: dict[str, Value] = {}
+    number = max((int(k) for k in storages if k.isdecimal()), default=-1) + 1
+    for new, (sources, op, shape) in convert.items():
+        entries: list[TensorEntry] = []
+        calls: list[Call] = []
+        for source in sources:
+            call = _plain_tensor(values[source])
+            entry = reader.read(call, source, ObjectPath((source,)))
+            if not isinstance(entry, TensorEntry) or entry.layout != "strided":
+                raise CannotEdit(f"{source} is no tensor that can be turned or cut")
+            entries.append(entry)
+            calls.append(call)
+        try:
+            value = converted(entries, op, shape)
+        except ValueError as error:
+            raise CannotEdit(f"{new}: {error}") from None
+        if isinstance(value, View):
+            made[new] = _tensor(calls[0], calls[0].args[0], value.shape, value.stride, value.offset)
+            continue
+        key, number = str(number), number + 1
+        out.storages[key] = value
+        storage = _storage(calls[0], first_entry(value), key, math.prod(value.shape))
+        made[new] = _tensor(calls[0], storage, value.shape, strides(value.shape), 0)
+    return made
+
+
+def _plain_tensor(value: Value) -> Call:
+    """The tensor in a Parameter; what was one stays no Parameter, since a state_dict holds tensors."""
+    if isinstance(value, Call) and value.name in ("torch._utils._rebuild_parameter",) and value.args:
+        value = value.args[0]
+    if not isinstance(value, Call) or value.name not in (
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+    ):
+        raise CannotEdit("a tensor of another kind than plain ones is to be turned or cut")
+    return value
+
+
+def _tensor(like: Call, storage: Value, shape: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Call:
+    return Call(like.callee, (storage, offset, shape, stride, *like.args[4:]), "reduce", 0)
+
+
+def _storage(like: Call, entry: TensorEntry, key: str, numel: int) -> Persistent:
+    """The persistent id of a new storage: as that of a tensor, with another key and size."""
+    old = like.args[0]
+    if not isinstance(old, Persistent) or not isinstance(old.pid, tuple):
+        raise CannotEdit("its storage is not described as torch describes one")
+    untyped = isinstance(old.pid[1], Global) and old.pid[1].name == "UntypedStorage"
+    if untyped:
+        from relight.core.dtypes import BY_NAME
+
+        numel *= BY_NAME[entry.dtype].itemsize
+    return Persistent(("storage", old.pid[1], key, old.pid[3], numel), 0)
+
+
+# ---------------------------------------------------------------- entries and names
+
+
+def _pairs_at(root: Value, path: Sequence[str], *, make: bool = False) -> list[tuple[Value, Value]]:
+    value = root
+    for step in path:
+        pairs = _own_pairs(value)
+        below = next((v for k, v in reversed(pairs) if k == step and isinstance(k, str)), None)
+        if below is None and make:
+            below = DictNode()
+            pairs.append((step, below))
+        value = below
+    return _own_pairs(value)
+
+
+def _set_entry(root: Value, edit: SetEntry) -> None:
+    pairs = _pairs_at(root, edit.path[:-1], make=True)
+    name, value = edit.path[-1], node_of(edit.value)
+    for i, (key, _) in enumerate(pairs):
+        if key == name and isinstance(key, str):
+            pairs[i] = (key, value)
+            return
+    pairs.append((name, value))
+
+
+def _drop_entry(root: Value, edit: DropEntry) -> None:
+    pairs = _pairs_at(root, edit.path[:-1])
+    kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == edit.path[-1])]
+    if len(kept) == len(pairs):
+        raise CannotEdit(f"there is no entry {'.'.join(edit.path)} in it")
+    pairs[:] = kept
+
+
+def _move_entry(root: Value, edit: MoveEntry) -> None:
+    pairs = _own_pairs(root)
+    if not any(k == edit.old and isinstance(k, str) for k, _ in pairs):
+        raise CannotEdit(f"there is no entry {edit.old} in it")
+    kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == edit.new)]
+    pairs[:] = [(edit.new if isinstance(k, str) and k == edit.old else k, v) for k, v in kept]
+
+
+def node_of(value: Plain) -> Value:
+    """Plain data as a tree."""
+    if isinstance(value, list):
+        return ListNode([node_of(v) for v in value])
+    if isinstance(value, dict):
+        return DictNode([(k, node_of(v)) for k, v in value.items()])
+    return value
+
+
+def _replace_global(root: Value, edit: ReplaceGlobal) -> None:
+    new = name_node(edit.new)
+    found = False
+    seen: set[int] = set()
+    stack: list[Any] = [root]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Global):
+            if value.full_name == edit.old or value.stored == edit.old:
+                value.module, value.name, value.stored = new.module, new.name, new.stored
+                found = True
+            continue
+        if value.__class__ in (str, int, float, bool, bytes) or value is None or id(value) in seen:
+            continue
+        seen.add(id(value))
+        stack.extend(parts_of(value))
+    if not found:
+        raise CannotEdit(f"it does not name {edit.old}")
+
+
+def parts_of(value: Any) -> list[Any]:
+    """All that a value holds, keys and callees included."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, DictNode):
+        return [part for pair in value.pairs for part in pair]
+    if isinstance(value, Call):
+        inside = [value.callee, *value.args, *value.items]
+        inside += [part for pair in (*value.pairs, *value.kwargs) for part in pair]
+        return [*inside, value.state] if value.has_state else inside
+    if isinstance(value, Persistent):
+        return [value.pid]
+    return list(getattr(value, "items", ()))
+
+
+def _make_plain(out: Edited, edit: MakePlain) -> None:
+    done = plain_data.make_plain(out.root, drop=edit.drop)
+    if done.inexact and not edit.objects:
+        kept = [c for c in done.inexact if c[2] != plain_data.LEFT_OUT]
+        if kept:
+            raise CannotEdit(f"{kept[0][0]} is {kept[0][1]}; --allow plain-objects makes it {kept[0][2]}")
+    if done.left:
+        path, what = done.left[0]
+        raise CannotEdit(f"{path} is {what}, which has no plain form; --allow drop-object leaves it out")
+    out.root = done.root
+    out.plain = list(done.changes)

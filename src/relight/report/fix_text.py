@@ -1,0 +1,92 @@
+"""A plan, and the receipt of a repair, as people read them: one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relight.core.edits import Plan, Receipt
+from relight.core.finding import Evidence
+from relight.repair.rewriter import words
+from relight.report.layout import Style, columns, joined, wrapped
+
+_MOST = 12  # lines of changes
+
+
+def receipt(done: Receipt, style: Style) -> str:
+    """The whole text, with a final newline."""
+    return joined(_receipt(done, style))
+
+
+def plan(made: Plan, style: Style) -> str:
+    """The same for a plan that nobody has carried out."""
+    return joined(_plan(made, style))
+
+
+def _receipt(done: Receipt, style: Style) -> Iterator[str]:
+    written = done.written
+    count = len(written.changes)
+    head = f"{written.path}: written, {count} change{'' if count == 1 else 's'}, proved"
+    yield style.paint(head, "good")
+    yield from _changes(written.changes, style)
+    yield from wrapped(_untouched(done), style)
+    yield from wrapped(_answer(done), style)
+    yield from _not_done(done.plan, style)
+
+
+def _changes(changes: tuple[tuple[str, str], ...], style: Style) -> Iterator[str]:
+    lines = list(changes)
+    if len(lines) > _MOST:
+        lines = [*lines[: _MOST - 1], ("...", f"{len(lines) - _MOST + 1} more, in --format json")]
+    yield from columns(tuple(Evidence(what, text) for what, text in lines), style)
+
+
+def _untouched(done: Receipt) -> str:
+    written = done.written
+    if not written.untouched:
+        return "No tensor is as it was."
+    are = "tensor is" if written.untouched == 1 else "tensors are"
+    changed = f"; {written.changed:,} made of others" if written.changed else ""
+    how = next((text for what, _, text in done.checks if what == "untouched tensors"), "")
+    return f"{written.untouched:,} {are} what {'it was' if written.untouched == 1 else 'they were'}{changed}: {how}."
+
+
+def _answer(done: Receipt) -> str:
+    left = f"left: {', '.join(done.left)}" if done.left else "no findings" if done.verdict else "not asked"
+    parts = [f"Checked again: {left}."]
+    if done.loaded == "yes":
+        parts.append(f"Really loaded, by {done.loaded_by}.")
+    elif done.loaded_by:
+        parts.append(f"Not loaded: {done.loaded_by}.")
+    return " ".join(parts)
+
+
+def _not_done(made: Plan, style: Style) -> Iterator[str]:
+    rest = [c for c in made.rejected if not c.reason.startswith("another fix")]
+    if rest:
+        yield ""
+        yield "Not done:"
+        for choice in rest:
+            yield from wrapped(f"{choice.title} ({choice.reason})", style)
+
+
+def _plan(made: Plan, style: Style) -> Iterator[str]:
+    if not made.edits:
+        yield f"{made.source}: nothing would be done to it"
+    else:
+        count = len(made.edits)
+        yield style.paint(f"{made.source}: {count} edit{'' if count == 1 else 's'} would be made", "bold")
+        yield from _changes(tuple(_words(made)), style)
+        yield ""
+        yield "For:"
+        for choice in made.chosen:
+            yield from wrapped(f"{choice.message} [{choice.name}]", style)
+    yield from _not_done(made, style)
+
+
+def _words(made: Plan) -> Iterator[tuple[str, str]]:
+    from relight.core.edits import MakePlain
+
+    yield from words(made.edits)
+    for edit in made.edits:
+        if isinstance(edit, MakePlain):
+            yield from ((where, f"{was} -> {becomes}") for where, was, becomes in edit.changes)
