@@ -81,9 +81,11 @@ def test_2_a_layer_was_renamed(folder: Folder) -> None:
     assert "layer2 -> head" in answer.out
     assert answer.out.count("error:") == 1
 
-    program = answer.code("Rename the keys in a copy")
+    command = answer.code("Rename the keys in a copy")
+    assert command == "relight fix model.ckpt --target model.py:MyModel -o model.fixed.ckpt"
+    assert folder.shell(command).status == 0
     done = folder.python(
-        f"{program}\nfrom model import MyModel\n"
+        "import torch\nfrom model import MyModel\n"
         "m = MyModel.load_from_checkpoint('model.fixed.ckpt')\n"
         "saved = torch.load('model.ckpt', weights_only=True)['state_dict']\n"
         "assert torch.equal(saved['layer2.weight'], m.head.weight)"
@@ -146,7 +148,7 @@ INJECTED = SAME.replace("def __init__(self):", "def __init__(self, layer):").rep
 
 
 def test_3b_the_missing_class_is_inside_the_file(folder: Folder) -> None:
-    """`relight fix` will write the copy without the object some day; until then there is a program to paste."""
+    """Torch's two remedies cannot work, and the report says so; with the source there is one that does."""
     answer = folder.relight("check", "modelb.ckpt")
     assert answer.status == 1
     assert answer.first == "modelb.ckpt: will not load here"
@@ -179,7 +181,7 @@ def test_3b_the_missing_class_is_inside_the_file(folder: Folder) -> None:
     assert command == "PYTHONPATH=old_code relight check modelb.ckpt --target model.py:MyModel"
     next_answer = folder.shell(command)
     assert "[not-plain-data]" in next_answer.out
-    line = next_answer.code("For a file of your own").splitlines()[0]
+    line = next_answer.code("Or, for a file of your own").splitlines()[0]
     assert line == 'MyModel.load_from_checkpoint("modelb.ckpt", weights_only=False)'
     done = folder.python(f"from model import MyModel\n{line}", PYTHONPATH="old_code")
     assert done.status == 0, done.err
@@ -190,9 +192,20 @@ def test_3b_the_source_is_lost(folder: Folder) -> None:
     folder.write("model.py", INJECTED)
     answer = folder.relight("check", "modelb.ckpt", "--target", "model.py:MyModel")
     assert "You have the source: put it on the path and try again:" in answer.out
+    command = answer.code("You do not have the source: write a copy without the object").splitlines()[0]
+    assert command == "relight fix modelb.ckpt --target model.py:MyModel -o modelb.fixed.ckpt --allow drop-object"
+    assert "written, 1 change, proved" in folder.shell(command).out
+    folder.write("rewritten.py", CUSTOM_MODULE)
+    passed = folder.python(
+        "import torch\nfrom model import MyModel\nfrom rewritten import MyCustomLayer\n"
+        "m = MyModel.load_from_checkpoint('modelb.fixed.ckpt', layer=MyCustomLayer())\n"
+        "saved = torch.load('modelb.fixed.ckpt', weights_only=True)['state_dict']\n"
+        "assert torch.equal(m.layer.proj.weight, saved['layer.proj.weight'])"
+    )
+    assert passed.status == 0, passed.err
+
     program = answer.code("Or load only the weights")
     assert "model = MyModel()  # with the arguments of the training" in program
-    folder.write("rewritten.py", CUSTOM_MODULE)
     filled = program.replace("MyModel()", "MyModel(layer=MyCustomLayer())")
     done = folder.python(
         f"from model import MyModel\nfrom rewritten import MyCustomLayer\n{filled}\n"
