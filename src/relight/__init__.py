@@ -8,6 +8,7 @@ The functions have the names of the commands and give the same results:
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `rank_targets` does so with several models: which class was this?
 - `fix` writes a corrected copy and proves that it is one; `plan` says what it would do.
+- `load` is ``load_from_checkpoint`` that repairs what is safe to repair, and says why where it cannot load.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -23,10 +24,23 @@ from typing import TYPE_CHECKING
 from relight.core.version import __version__
 
 if TYPE_CHECKING:
-    from relight.api import check, diff, fix, inspect, map_keys, plan, rank_targets, spec, verify, write_baseline
+    from relight.api import (
+        check,
+        diff,
+        fix,
+        inspect,
+        load,
+        map_keys,
+        plan,
+        rank_targets,
+        spec,
+        verify,
+        write_baseline,
+    )
     from relight.core.checkpoint import Checkpoint
     from relight.core.edits import Plan, Receipt
     from relight.core.errors import (
+        LoadError,
         MissingFact,
         RelightError,
         RepairError,
@@ -43,6 +57,7 @@ _HOMES = {
     "diff": "relight.api",
     "fix": "relight.api",
     "inspect": "relight.api",
+    "load": "relight.api",
     "map_keys": "relight.api",
     "plan": "relight.api",
     "rank_targets": "relight.api",
@@ -53,6 +68,7 @@ _HOMES = {
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
     "Fix": "relight.core.finding",
+    "LoadError": "relight.core.errors",
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
     "Plan": "relight.core.edits",
@@ -71,6 +87,7 @@ __all__ = [
     "Environment",
     "Finding",
     "Fix",
+    "LoadError",
     "MissingFact",
     "ModelSpec",
     "Plan",
@@ -87,6 +104,7 @@ __all__ = [
     "diff",
     "fix",
     "inspect",
+    "load",
     "map_keys",
     "plan",
     "rank_targets",

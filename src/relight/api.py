@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import TypeAlias
+    from typing import TypeAlias, TypeVar
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.edits import Plan, Receipt
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from relight.reader.verify import Verification
     from relight.report.printable import Ranking, Report
 
+    ModelT = TypeVar("ModelT")
     TensorLike: TypeAlias = "tuple[str, Iterable[int], str]"
 
 # Every function imports what it needs when it is called: `inspect` costs what reading costs, and nothing of the rules.
@@ -585,7 +586,7 @@ def fix(
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.proved:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
-            raise RepairError(source, f"the proof fails, so there is no copy: {failed}")
+            raise RepairError(source, f"no copy, the proof fails: {failed}")
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(copy)
@@ -593,11 +594,88 @@ def fix(
     return receipt
 
 
+def load(
+    cls: type[ModelT],
+    path: str | os.PathLike[str],
+    *,
+    strict: bool | None = None,
+    weights_only: bool | None = None,
+    map_location: object = None,
+    hparams_file: str | None = None,
+    allow: Sequence[str] = (),
+    **hparams: object,
+) -> ModelT:
+    """``load_from_checkpoint`` that repairs what can be repaired safely, and says why where it cannot load.
+
+    The file stays as it is: repairs are made to a temporary copy, which is proved like any other and then removed. What
+    was repaired is said in a warning.
+
+    Args:
+        cls: A LightningModule class.
+        path: The checkpoint.
+        strict: ``strict`` of the call.
+        weights_only: ``weights_only`` of the call.
+        map_location: ``map_location`` of the call.
+        hparams_file: ``hparams_file`` of the call.
+        allow: Names of fixes that are not taken unasked, as for `fix`.
+        **hparams: Further arguments of the constructor.
+
+    Returns:
+        The model.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        LoadError: It does not load; the message is what `check` says, the cause what the library raised.
+    """
+    import tempfile
+    import warnings
+
+    from relight.core.errors import LoadError, RelightError
+    from relight.core.safety import Safety
+    from relight.facts.safety import safety
+    from relight.report import text
+    from relight.report.layout import Style
+
+    given: dict[str, Any] = {
+        "strict": strict, "weights_only": weights_only, "map_location": map_location, "hparams_file": hparams_file,
+    }  # fmt: skip
+    passed = {name: value for name, value in given.items() if value is not None}
+    found = inspect(path)  # a path that leads nowhere is said as everywhere else
+    if safety(found) is Safety.DANGEROUS:
+        raise LoadError(os.fspath(path), text.render(check(path), Style()))  # whatever the library would do with it
+    call: Any = getattr(cls, "load_from_checkpoint", None)
+    if call is None:
+        from relight.core.errors import UsageError
+
+        raise UsageError(f"{cls.__name__} has no load_from_checkpoint", "It loads LightningModules.")
+    try:
+        model: ModelT = call(os.fspath(path), **passed, **hparams)
+    except Exception as error:
+        settings: dict[str, Any] = {
+            "target": cls, "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file,
+            "map_location": map_location if isinstance(map_location, str) else None, "init": hparams,
+        }  # fmt: skip
+        try:
+            report = check(path, **settings)
+        except RelightError as defect:  # a class that no other process can find: of a notebook, of a function
+            raise LoadError(os.fspath(path), f"{type(error).__name__}: {error}\n(not explained: {defect})") from error
+        with tempfile.TemporaryDirectory(prefix="relight-") as folder:
+            copy = os.path.join(folder, "repaired.ckpt")
+            try:
+                receipt = fix(path, copy, allow=allow, prove="read", **settings)
+                model = call(copy, **passed, **hparams)
+            except Exception:
+                raise LoadError(os.fspath(path), text.render(report, Style())) from error
+        said = "; ".join(f"{what} {how}" for what, how in receipt.written.changes[:5])
+        warnings.warn(f"{os.fspath(path)} was repaired in a copy to be loaded: {said}", UserWarning, stacklevel=2)
+    return model
+
+
 def _nothing(plan: Plan, report: Report) -> str:
     """Why a plan is empty, and what could be allowed."""
-    offers = [f"--allow {c.allow}: {c.title}" for c in plan.rejected if c.allow]
+    offers = [f"\n  --allow {c.allow}  {c.title}" for c in plan.rejected if c.allow]
     if offers:
-        return "nothing is done to it unasked. " + " ".join(o if o.endswith(".") else o + "." for o in offers)
+        return "nothing is done to it unasked" + "".join(offers)
     return "what is wrong is not mended in the file" if report.failed else "nothing is wrong with it"
 
 

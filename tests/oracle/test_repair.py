@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+
 import pytest
 import torch
 from repairing import repaired
 
-from relight.core.edits import ConvertTensors, DropKeys, RenameKeys, SetDevice
+from relight.core.edits import ConvertTensors, DropKeys, MakePlain, RenameKeys, SetDevice
 from relight.facts.mapper.convert import convert
 from relight.facts.mapper.pairs import KeyMap, Pair
 from relight.reader import open_checkpoint
@@ -130,3 +133,82 @@ def test_safetensors(tmp_path):
     data = output.read_bytes()
     spans = {k: data[s.span.start : s.span.end] for k, s in found.storages.items()}
     assert spans == {"net.b": bytes(range(4, 12)), "c": bytes(range(12, 15))}
+
+
+# ---------------------------------------------------------------- plain data
+
+
+class _Mode(enum.Enum):
+    TRAIN = "train"
+
+
+@dataclasses.dataclass
+class _Config:
+    width: int = 8
+    names: list = dataclasses.field(default_factory=lambda: ["a"])
+
+
+def _values():
+    import argparse
+    import collections
+    import pathlib
+
+    import numpy
+    from omegaconf import OmegaConf
+
+    inner = argparse.Namespace(lr=0.5)
+    raw = {"bytes": b"\x00\xff", "set": {1}, "big": 1 << 70, "nested": ([1], (2,))}
+    return {
+        "args": (argparse.Namespace(width=8, inner=inner, items="x"), _answers_as_a_namespace),
+        "path": (pathlib.PurePosixPath("/data/x"), lambda v: v == "/data/x"),
+        "float": (numpy.float32(0.1), lambda v: v == float(numpy.float32(0.1)) and type(v) is float),
+        "int": (numpy.int64(-3), lambda v: v == -3 and type(v) is int),
+        "bool": (numpy.bool_(True), lambda v: v is True),
+        "array": (numpy.arange(6).reshape(2, 3), lambda v: v == [[0, 1, 2], [3, 4, 5]]),
+        "default": (collections.defaultdict(int, a=1), lambda v: v == {"a": 1}),
+        "frozen": (frozenset([1, 2]), lambda v: v == {1, 2}),
+        "mode": (_Mode.TRAIN, lambda v: v == "train"),
+        "cfg": (_Config(), lambda v: v.width == 8 and v.names == ["a"]),
+        "omega": (OmegaConf.create({"a": {"b": [1, {"c": 0.5}]}, "s": "x"}), _answers_as_a_configuration),
+        "raw": (raw, lambda v: v == raw),
+    }
+
+
+def _answers_as_a_namespace(v):
+    return (v.width, v["width"], vars(v)["width"], v.inner.lr, v.items) == (8, 8, 8, 0.5, "x")
+
+
+def _answers_as_a_configuration(v):
+    return v.a.b[1].c == 0.5 and v["s"] == "x"
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", sorted(_values()))
+def test_objects_as_plain_data(name, protocol, tmp_path):
+    """What torch refuses in the file, it reads in the copy, and the values answer as before."""
+    value, holds = _values()[name]
+    path, output = tmp_path / "model.ckpt", tmp_path / "out.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(3)}, "hyper_parameters": {"x": value}}, path, pickle_protocol=protocol)
+    if name != "raw" and protocol == 2:
+        with pytest.raises(Exception, match="Weights only load failed"):
+            torch.load(path, weights_only=True)
+    repaired(path, output, MakePlain(objects=True))
+    loaded = torch.load(output, weights_only=True)
+    assert holds(loaded["hyper_parameters"]["x"]), loaded["hyper_parameters"]["x"]
+    assert torch.equal(loaded["state_dict"]["w"], torch.ones(3))
+    for module in (b"argparse", b"omegaconf", b"numpy", b"pathlib", b"test_repair"):
+        assert module not in output.read_bytes(), "nothing of the old pickle stays"
+
+
+def test_code_does_not_stay_in_the_copy(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("a payload that nobody wants",))
+
+    path, output = tmp_path / "model.ckpt", tmp_path / "out.ckpt"
+    torch.save({"state_dict": {"w": torch.ones(3)}, "hyper_parameters": {"x": Evil(), "width": 8}}, path)
+    repaired(path, output, MakePlain(objects=True, drop=True))
+    loaded = torch.load(output, weights_only=True)
+    assert loaded["hyper_parameters"] == {"width": 8}
+    assert b"payload" not in output.read_bytes()
+    assert b"print" not in output.read_bytes()

@@ -67,6 +67,8 @@ def test_carried_out(rule, example, number, tmp_path):
         assert {row[5] for row in rows(copy).values()} == set(values), "no value changes or is lost"
     if facts._target is not None and facts._target.failure is not None:
         return  # a recipe's failure to be built is as it is written down, whatever the file says
+    if fix.allow == "renamed-argument":
+        return  # and its model is not built again with the argument
     after = _asked(facts, copy)
     receipt = proof.receipt(plan, written, proof.compared(written, str(path), whole=True), before=report, after=after)
     assert receipt.proved, receipt.checks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from user_folder import CUSTOM_MODULE, LAYERS, Folder
@@ -83,7 +84,11 @@ def test_2_a_layer_was_renamed(folder: Folder) -> None:
 
     command = answer.code("Rename the keys in a copy")
     assert command == "relight fix model.ckpt --target model.py:MyModel -o model.fixed.ckpt"
-    assert folder.shell(command).status == 0
+    fixed = folder.relight(*shlex.split(command)[1:])
+    assert fixed.status == 0, fixed.err
+    assert fixed.first == "model.fixed.ckpt: written, 1 change, proved"
+    assert fixed.out.splitlines()[1].split() == ["layer2", "->", "head", "(2", "tensors)"]
+    assert fixed.out.endswith("Checked again: no findings. Really loaded, by load_from_checkpoint.\n")
     done = folder.python(
         "import torch\nfrom model import MyModel\n"
         "m = MyModel.load_from_checkpoint('model.fixed.ckpt')\n"
@@ -92,6 +97,67 @@ def test_2_a_layer_was_renamed(folder: Folder) -> None:
     )
     assert done.status == 0, done.err
     assert folder.relight("check", "model.fixed.ckpt", "--target", "model.py:MyModel").status == 0
+
+
+WITH_ARGS = SAME.replace(
+    "def __init__(self):\n        super().__init__()",
+    "def __init__(self, args):\n        super().__init__()\n        self.save_hyperparameters()",
+).replace("nn.Linear(10, 20)", "nn.Linear(10, args.width)")
+
+
+def test_1_args_saved_as_a_namespace(folder: Folder) -> None:
+    """Today's default refuses the file; a copy goes on working, by attribute, and the old file stays."""
+    folder.write("nsmodel.py", WITH_ARGS)
+    folder.python(
+        "import argparse, torch\n"
+        "c = torch.load('model.ckpt', weights_only=True)\n"
+        "c['hparams_name'] = 'kwargs'\n"
+        "c['hyper_parameters'] = {'args': argparse.Namespace(width=20, lr=0.1)}\n"
+        "torch.save(c, 'ns.ckpt')"
+    )
+    answer = folder.relight("check", "ns.ckpt", "--target", "nsmodel.py")
+    assert answer.first == "ns.ckpt: will not load into MyModel (nsmodel.py)"
+    assert "[not-plain-data]" in answer.out
+    command = answer.code("Write a copy of plain data")
+    assert command == "relight fix ns.ckpt --target nsmodel.py -o ns.fixed.ckpt"
+    fixed = folder.relight(*shlex.split(command)[1:])
+    assert fixed.status == 0, fixed.err
+    assert fixed.first == "ns.fixed.ckpt: written, 1 change, proved"
+    assert "argparse.Namespace -> OrderedDict" in fixed.out
+    assert "Really loaded, by load_from_checkpoint." in fixed.out
+    real = folder.python(
+        "import torch\nfrom nsmodel import MyModel\n"
+        "m = MyModel.load_from_checkpoint('ns.fixed.ckpt')\n"
+        "a = m.hparams.args\n"
+        "assert (a.width, a['width'], vars(a)['lr']) == (20, 20, 0.1)\n"
+        "old = torch.load('ns.ckpt', weights_only=False)\n"
+        "new = torch.load('ns.fixed.ckpt', weights_only=True)\n"
+        "assert all(torch.equal(new['state_dict'][k], v) for k, v in old['state_dict'].items())\n"
+        "states = [c['optimizer_states'][0]['state'] for c in (old, new)]\n"
+        "assert all(torch.equal(t, states[1][i][n]) for i, s in states[0].items() for n, t in s.items())"
+    )
+    assert real.status == 0, real.err
+
+
+def test_3_the_missing_class_is_inside_the_file(folder: Folder) -> None:
+    folder.write("lost_module.py", "from torch import nn\nclass Lost(nn.Linear):\n    pass\n")
+    made = folder.python(
+        "import torch, lost_module\n"
+        "c = torch.load('model.ckpt', weights_only=True)\n"
+        "c['hyper_parameters'] = {'layer': lost_module.Lost(2, 2), 'width': 20}\n"
+        "torch.save(c, 'modelb.ckpt')"
+    )
+    assert made.status == 0, made.err
+    (folder.path / "lost_module.py").unlink()
+    folder.write("load.py", SAME)
+    answer = folder.relight("check", "modelb.ckpt")
+    assert "[module-not-found]" in answer.out
+    command = answer.code("You do not have the source: write a copy without the object").splitlines()[0]
+    assert command == "relight fix modelb.ckpt -o modelb.fixed.ckpt --allow drop-object"
+    fixed = folder.relight(*shlex.split(command)[1:])
+    assert fixed.status == 0, fixed.err
+    real = folder.python("from load import MyModel\nMyModel.load_from_checkpoint('modelb.fixed.ckpt')")
+    assert real.status == 0, real.err
 
 
 CUSTOM = SAME.replace(
@@ -228,6 +294,12 @@ def test_5_a_file_from_the_gpu_on_a_machine_without_one(folder: Folder) -> None:
     assert "The same holds on a machine with one to 3 GPUs" in " ".join(weights.out.split())
     line = weights.code("Load them to the CPU:")
     assert line == 'torch.load("gpu3.ckpt", map_location="cpu")'
+
+    copy = folder.relight(
+        *shlex.split(weights.code('For programs that you cannot change, a copy that says "cpu":'))[1:]
+    )
+    assert copy.status == 0, copy.err
+    assert folder.python("import torch\ntorch.load('gpu3.fixed.ckpt', weights_only=True)").status == 0
 
     asked = folder.relight("check", "gpu3.ckpt", "--target", "models.py:MyModel", "--map-location", "cuda:3")
     assert asked.status == 1

@@ -101,15 +101,15 @@ class DropEntry:
 
 @dataclass(frozen=True, slots=True)
 class MoveEntry:
-    """An entry of the root gets another key.
+    """An entry of the root, or of a dict below it, gets another key there; or the root becomes an entry of a new one.
 
     Attributes:
-        old: Its key in the file.
-        new: Its new key.
+        old: Keys from the root; empty for the root itself.
+        new: Keys from the root, all but the last as in ``old``.
     """
 
-    old: str
-    new: str
+    old: tuple[str, ...]
+    new: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +209,10 @@ def _check(edit: Edit) -> None:
             and all(type(n) is int and n >= 0 for n in p[3])
             for p in edit.pairs
         )
-    elif isinstance(edit, (ReplaceGlobal, MoveEntry)):
+    elif isinstance(edit, ReplaceGlobal):
         good = texts((edit.old, edit.new))
+    elif isinstance(edit, MoveEntry):
+        good = texts(edit.old) and texts(edit.new) and bool(edit.new) and edit.old[:-1] == edit.new[:-1]
     elif isinstance(edit, (SetEntry, DropEntry)):
         good = texts(edit.path) and bool(edit.path)
     elif isinstance(edit, SetDevice):

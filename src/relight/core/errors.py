@@ -66,6 +66,23 @@ class NothingToRepair(RepairError):
     """There is nothing that a repair would do unasked."""
 
 
+class LoadError(RelightError):
+    """A checkpoint does not load; the text is the whole report, the cause what the library raised.
+
+    Args:
+        path: The checkpoint.
+        explanation: Why it does not load, and what to do.
+    """
+
+    def __init__(self, path: str, explanation: str) -> None:
+        super().__init__(path, explanation)
+        self.path = path
+        self.explanation = explanation
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
 class RuleDefinitionError(RelightError):
     """A rule class is not well formed.
 

@@ -27,6 +27,8 @@ def notes(facts: Facts) -> Iterator[str]:
     if not facts.calls_lightning and path:
         inside = "".join(f"[{step!r}]" for step in path)
         yield f"Its weights are under {inside}: that is what load_state_dict has to be given."
+    elif not facts.calls_lightning and facts.lightning.kind == "module":
+        yield "The file holds a whole module: load_state_dict has to be given what its .state_dict() returns."
     yield from _versions(facts)
     yield from _devices(facts)
     yield from _dtypes(facts)

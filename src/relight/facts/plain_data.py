@@ -99,6 +99,7 @@ class _Work:
         self.done: dict[int, Any] = {}
         self.keep: list[Any] = []
         self.active: set[int] = set()
+        self.stays: set[int] = set()  # what has no plain form: it is told once, not part by part
         self.out = Plain(None)
 
     def run(self, root: Value) -> None:
@@ -108,7 +109,7 @@ class _Work:
         seen: set[int] = set()
         while stack:
             value, path = stack.pop()
-            if value.__class__ in _ATOMS or id(value) in seen:
+            if value.__class__ in _ATOMS or id(value) in seen or id(value) in self.stays:
                 continue
             seen.add(id(value))
             if isinstance(value, Call) and value.name in REBUILD_NAMES:
@@ -196,6 +197,7 @@ class _Work:
             else:
                 new = value
                 self.out.left.append((str(path), what))
+                self.stays.add(id(value))
         self.active.discard(id(value))
         self.done[id(value)] = new
         return new

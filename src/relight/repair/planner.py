@@ -174,7 +174,8 @@ class _Composed:
             ConvertTensors(tuple(self.converted)) if self.converted else None,
             AddNames(tuple(self.added)) if self.added else None,
             DropKeys(tuple(self.dropped)) if self.dropped else None,
-            *self.entries.values(),
+            # What moves first: entries that are set may stand in what it makes.
+            *sorted(self.entries.values(), key=lambda e: not isinstance(e, MoveEntry)),
             *self.names.values(),
             self.device,
             self.plain,
@@ -183,4 +184,4 @@ class _Composed:
 
 
 def _place(edit: SetEntry | DropEntry | MoveEntry) -> tuple[str, ...]:
-    return (edit.old,) if isinstance(edit, MoveEntry) else edit.path
+    return edit.old if isinstance(edit, MoveEntry) else edit.path

@@ -497,7 +497,9 @@ def words(edits: Sequence[Edit]) -> Iterator[tuple[str, str]]:
             yield (".".join(edit.path), f"set to {json.dumps(edit.value)[:60]}")
         elif isinstance(edit, DropEntry):
             yield (".".join(edit.path), "left out")
-        elif isinstance(edit, (MoveEntry, ReplaceGlobal)):
+        elif isinstance(edit, MoveEntry):
+            yield (".".join(edit.old) or "the whole", f"-> {'.'.join(edit.new)}")
+        elif isinstance(edit, ReplaceGlobal):
             yield (edit.old, f"-> {edit.new}")
         elif isinstance(edit, SetDevice):
             yield ("device", f"-> {edit.device}")

@@ -76,7 +76,7 @@ def edit_tree(
         elif isinstance(edit, DropEntry):
             _drop_entry(out.root, edit)
         elif isinstance(edit, MoveEntry):
-            _move_entry(out.root, edit)
+            out.root = _move_entry(out.root, edit)
         elif isinstance(edit, ReplaceGlobal):
             _replace_global(out.root, edit)
         elif isinstance(edit, SetDevice):
@@ -329,12 +329,16 @@ def _drop_entry(root: Value, edit: DropEntry) -> None:
     pairs[:] = kept
 
 
-def _move_entry(root: Value, edit: MoveEntry) -> None:
-    pairs = _own_pairs(root)
-    if not any(k == edit.old and isinstance(k, str) for k, _ in pairs):
-        raise CannotEdit(f"there is no entry {edit.old} in it")
-    kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == edit.new)]
-    pairs[:] = [(edit.new if isinstance(k, str) and k == edit.old else k, v) for k, v in kept]
+def _move_entry(root: Value, edit: MoveEntry) -> Value:
+    if not edit.old:
+        return DictNode([(edit.new[-1], root)])
+    old, new = edit.old[-1], edit.new[-1]
+    pairs = _pairs_at(root, edit.old[:-1])
+    if not any(k == old and isinstance(k, str) for k, _ in pairs):
+        raise CannotEdit(f"there is no entry {'.'.join(edit.old)} in it")
+    kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == new)]
+    pairs[:] = [(new if isinstance(k, str) and k == old else k, v) for k, v in kept]
+    return root
 
 
 def node_of(value: Plain) -> Value:

@@ -144,7 +144,8 @@ def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
 
 
 def _mistake(what: str, line: str | None) -> list[Fix]:
-    if line is None:
+    # One of several numbered layers is made by a line that makes the others as well.
+    if line is None or any(step.isdigit() for step in what.split(".")):
         return []
     file, _, number = line.rpartition(":")
     return [

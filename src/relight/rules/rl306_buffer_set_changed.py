@@ -29,7 +29,7 @@ _WHAT = {
     "counter": ("counters of a profiler", "A profiler left them in every module; nothing computes with them."),
     "library-buffer": (
         "a constant that a library saves in some versions and not in others",
-        "The library computes it anew when the model is built.",
+        "It is known by its name: such a constant is computed anew when the model is built.",
     ),
 }
 

@@ -103,8 +103,8 @@ class HeadResized(Rule):
 def _then(facts: Facts) -> str:
     """What to do with a copy without the head."""
     call = facts.question.load_call(facts.question.fixed_path(), strict=False)
-    resume = " Then start a new fit: the optimizer's state is that of the old head." if can_resume(facts) else ""
-    return f"Load the copy with strict=False: {call}{resume}"
+    resume = " (start a new fit: the optimizer's state is that of the old head)" if can_resume(facts) else ""
+    return f"Load the copy with strict=False{resume}: {call}"
 
 
 def _rebuild(facts: Facts, saved: int, wanted: int) -> list[Fix]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.edits import SetEntry
+from relight.core.edits import MoveEntry, SetEntry
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.objects import Call, ListNode
 from relight.core.target import Intent, IntentCall
@@ -115,7 +115,8 @@ class NoLightningVersion(Rule):
             where = "" if not facts.checkpoint.state_dict_path else f' under "{facts.checkpoint.state_dict_path}"'
             context = [f"It holds {tensors}{where}."] if facts.checkpoint.tensors else []
             ask = facts.question.command("check") + " --for weights"
-            fixes = [Fix(title="To ask about torch.load and load_state_dict instead:", kind=FixKind.CODE, command=ask)]
+            fixes = _as_lightning(facts, kind)
+            fixes += [Fix(title="To ask about torch.load and load_state_dict instead:", kind=FixKind.CODE, command=ask)]
             fixes += [_plain(facts)] if facts.checkpoint.tensors and kind != "module" else []
         yield self.finding(
             message,
@@ -125,6 +126,24 @@ class NoLightningVersion(Rule):
             subjects=[VERSION_KEY],
             predicts=Prediction(Stage.MIGRATE, facts.call_name, *_exception(facts)),
         )
+
+
+def _as_lightning(facts: Facts, kind: str) -> list[Fix]:
+    """Plain weights in the place where Lightning looks; with the version that reads them there is nothing to upgrade."""
+    path, version = facts.checkpoint.state_dict_path, facts.environment.lightning
+    if kind not in ("state-dict", "training-state") or path is None or len(path) > 1 or version is None:
+        return []
+    old = tuple(str(step) for step in path)
+    moved = () if old == ("state_dict",) else (MoveEntry(old, ("state_dict",)),)
+    return [
+        Fix(
+            title="Write the weights into a Lightning checkpoint; no tensor changes:",
+            kind=FixKind.FILE,
+            applicability=Applicability.SAFE,
+            edits=(*moved, SetEntry((VERSION_KEY,), version)),
+            note="What the constructor needs, the file does not hold: pass it to load_from_checkpoint.",
+        )
+    ]
 
 
 def _name(kind: str, keys: tuple[str, ...]) -> tuple[str, str]:

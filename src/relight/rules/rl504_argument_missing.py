@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import BuildFailure, FailureKind, InitParam, Intent, IntentCall
+from relight.facts import renamed_argument
 from relight.facts.arguments import missing_message
 from relight.facts.facts import Facts
 from relight.facts.question import Code
@@ -140,7 +141,8 @@ class ArgumentMissing(Rule):
                     kind=FixKind.LOAD_ARGUMENT,
                     applicability=Applicability.SAFE if renamed else Applicability.MANUAL,
                     code=facts.question.load_call(**passes),
-                )
+                ),
+                *renamed_argument.fixes(facts, {old: new for new, old in renamed.items()}),
             ],
             subjects=names,
             predicts=Prediction(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Severity
 from relight.core.target import InitParam, Intent, IntentCall
-from relight.facts import describe
+from relight.facts import describe, renamed_argument
 from relight.facts.comparison import load_error
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
@@ -111,7 +111,8 @@ class ArgumentDropped(Rule):
                         kind=FixKind.LOAD_ARGUMENT,
                         applicability=Applicability.SAFE,
                         code=facts.question.load_call(**{param.name: value}),
-                    )
+                    ),
+                    *renamed_argument.fixes(facts, {old: param.name}),
                 ],
                 subjects=[old],
                 explains=explanation.keys if explanation else (),

@@ -63,7 +63,7 @@ class NoStateDict(Rule):
                     kind=FixKind.FILE,
                     applicability=Applicability.SAFE,
                     code=snippets.rename_entry(facts, found, "state_dict"),
-                    edits=(MoveEntry(found, "state_dict"),),
+                    edits=(MoveEntry((found,), ("state_dict",)),),
                 )
             )
         yield self.finding(

@@ -82,7 +82,7 @@ class SecondWeights(Rule):
                         kind=FixKind.FILE,
                         applicability=Applicability.UNSAFE,
                         code=snippets.take_entry(facts, name, str(path[0])),
-                        edits=(MoveEntry(name, str(path[0])),),
+                        edits=(MoveEntry((name,), (str(path[0]),)),),
                         allow="other-weights",
                     )
                 ],

@@ -39,7 +39,7 @@ EDITS = [
     ReplaceGlobal("collections.OrderedDict", "collections.Counter"),
     SetEntry(("hyper_parameters", "width"), [1, {"a": None}]),
     DropEntry(("epoch",)),
-    MoveEntry("epoch", "last_epoch"),
+    MoveEntry(("epoch",), ("last_epoch",)),
     SetDevice("cpu"),
     MakePlain((("hyper_parameters.args", "argparse.Namespace", "OrderedDict"),), objects=True),
 ]
@@ -129,7 +129,7 @@ def test_entries(file, tmp_path):
         tmp_path / "out.ckpt",
         SetEntry(("hyper_parameters", "width"), [1, 2.5, {"a": None}]),
         DropEntry(("epoch",)),
-        MoveEntry("pytorch-lightning_version", "version"),
+        MoveEntry(("pytorch-lightning_version",), ("version",)),
     )
     root = open_checkpoint(tmp_path / "out.ckpt").root
     assert [k for k, _ in mapping_pairs(root)] == ["version", "state_dict", "hyper_parameters"]
@@ -185,7 +185,7 @@ def test_permissions_are_kept(file, tmp_path):
         ([AddNames((("net.bias", "net.weight"),))], "two tensors would be called net.weight"),
         ([DropEntry(("gone",))], "no entry gone"),
         ([DropEntry(("gone", "deeper"))], "no dict"),
-        ([MoveEntry("gone", "x")], "no entry gone"),
+        ([MoveEntry(("gone",), ("x",))], "no entry gone"),
         ([ReplaceGlobal("a.B", "c.D")], "does not name a.B"),
         ([ConvertTensors((("w", ("net.weight",), "resize", (9, 9)),))], "would invent values"),
         ([ConvertTensors((("w", ("net.weight",), "reshape", (9, 9)),))], "cannot become"),
@@ -254,3 +254,20 @@ def test_a_plain_dict_of_tensors(tmp_path):
     written = repaired(tmp_path / "model.ckpt", tmp_path / "out.ckpt", RenameKeys((("a", "net.a"), ("b", "net.b"))))
     assert not written.whole
     assert list(torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]) == ["net.a", "net.b"]
+
+
+def test_a_plain_state_dict_becomes_an_entry(tmp_path):
+    file = write(File(tensors=_NET, raw=True), tmp_path / "m.ckpt")
+    repaired(
+        file, tmp_path / "out.ckpt", MoveEntry((), ("state_dict",)), SetEntry(("pytorch-lightning_version",), "2.6.6")
+    )
+    found = open_checkpoint(tmp_path / "out.ckpt")
+    assert [k for k, _ in mapping_pairs(found.root)] == ["state_dict", "pytorch-lightning_version"]
+    assert [t.key for t in found.tensors] == list(_NET)
+
+
+def test_a_hyper_parameter_gets_another_name(tmp_path):
+    file = write(File(tensors=_NET, hparams={"hidden": 8, "lr": 0.1}), tmp_path / "m.ckpt")
+    repaired(file, tmp_path / "out.ckpt", MoveEntry(("hyper_parameters", "hidden"), ("hyper_parameters", "width")))
+    held = mapping_get(open_checkpoint(tmp_path / "out.ckpt").root, "hyper_parameters")
+    assert mapping_pairs(held) == [("width", 8), ("lr", 0.1)]

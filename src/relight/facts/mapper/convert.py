@@ -28,7 +28,9 @@ def convert(found: KeyMap, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     for key, pair in found.pairs.items():
         missing = [s for s in pair.source if s not in state_dict]
         if missing:
-            raise UsageError(f"the state_dict has no {missing[0]}: the mapping is for another file")
+            inside = next((k for k, v in state_dict.items() if isinstance(v, Mapping) and missing[0] in v), None)
+            hint = "It is for another file." if inside is None else f"Its tensors are one step deeper: [{inside!r}]."
+            raise UsageError(f"the state_dict has no {missing[0]}, which the mapping takes", hint)
         tensors = [state_dict[s] for s in pair.source]
         steps = pair.op.split("+")
         shape = found.shapes.get(key, ())

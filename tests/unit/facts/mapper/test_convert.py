@@ -63,3 +63,9 @@ def test_values_are_never_invented():
 def test_a_mapping_for_another_file():
     with pytest.raises(UsageError, match="has no B"):
         mapped("copy", ("B",), (4, 3)).convert({"A": A})
+
+
+def test_a_whole_checkpoint_in_place_of_its_state_dict():
+    with pytest.raises(UsageError, match=r"has no A") as error:
+        mapped("copy", ("A",), (4, 3)).convert({"epoch": 1, "state_dict": {"A": A}})
+    assert "one step deeper: ['state_dict']" in str(error.value.hint)

@@ -1,0 +1,130 @@
+"""``relight fix``: what is said, what is written, and what is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from inline_snapshot import snapshot
+
+from relight.reader import open_checkpoint
+
+
+def test_renamed(relight, demo):
+    before = (demo / "trained.ckpt").read_bytes()
+    assert relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt") == snapshot("""\
+copy.ckpt: written, 1 change, proved
+  head  -> classifier  (2 tensors)
+  6 tensors are what they were: 24 storages are equal, by their checksums.
+  Checked again: no findings. Not loaded: the target is described, not there.
+""")
+    assert (demo / "trained.ckpt").read_bytes() == before
+    assert {t.key for t in open_checkpoint(demo / "copy.ckpt").tensors} >= {"classifier.weight", "classifier.bias"}
+    assert relight("check", "copy.ckpt", "--target", "renamed.spec.json").status == 0
+
+
+def test_quiet(relight):
+    out = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "-q")
+    assert out == snapshot("trained.fixed.ckpt: written, 1 change, proved\n")
+
+
+def test_plan_only(relight, demo):
+    before = sorted(p.name for p in demo.iterdir())
+    assert relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--plan-only") == snapshot("""\
+trained.ckpt: 1 edit would be made
+  head  -> classifier  (2 tensors)
+
+For:
+  head in the checkpoint is classifier in the model [renamed-module]
+""")
+    assert sorted(p.name for p in demo.iterdir()) == before
+
+
+def test_what_is_not_done_unasked(relight, demo):
+    answer = relight("fix", "injected.ckpt", "--target", "injected.spec.json", "-o", "copy.ckpt")
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err == snapshot(
+        """\
+relight: cannot repair injected.ckpt: nothing is done to it unasked
+  --allow drop-object  You do not have the source: write a copy without the object, and pass one yourself
+"""
+    )
+    assert not (demo / "copy.ckpt").exists()
+
+
+def test_what_is_allowed(relight, demo):
+    arguments = ("fix", "injected.ckpt", "--target", "injected.spec.json", "-o", "copy.ckpt", "--allow", "drop-object")
+    assert relight.says(*arguments) == snapshot("""\
+copy.ckpt: written, 1 change, proved
+  hyper_parameters.layer  my_custom_module.MyCustomLayer -> left out
+  4 tensors are what they were: 4 storages are equal, by their checksums.
+  Checked again: no findings. Not loaded: the target is described, not there.
+""")
+    assert b"my_custom_module" not in (demo / "copy.ckpt").read_bytes()
+
+
+def test_nothing_to_do(relight):
+    answer = relight("fix", "trained.ckpt", "--target", "trained.spec.json")
+    assert (answer.status, answer.err) == (
+        1,
+        snapshot("relight: cannot repair trained.ckpt: nothing is wrong with it\n"),
+    )
+
+
+def test_not_mended_in_the_file(relight):
+    answer = relight("fix", "trained.ckpt", "--target", "grown.spec.json")
+    assert (answer.status, answer.err) == (
+        1,
+        snapshot("relight: cannot repair trained.ckpt: what is wrong is not mended in the file\n"),
+    )
+
+
+def test_a_name_that_nothing_has(relight):
+    arguments = ("fix", "trained.ckpt", "--target", "renamed.spec.json", "--allow", "anything")
+    assert relight.refuses(*arguments) == snapshot("""\
+relight: there is nothing called anything to allow
+Nothing in this file needs permission.
+""")
+
+
+def test_nothing_is_written_over(relight, demo):
+    (demo / "copy.ckpt").write_bytes(b"mine")
+    arguments = ("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt")
+    assert relight.refuses(*arguments) == snapshot(
+        "relight: cannot repair trained.ckpt: copy.ckpt is there already, and is not written over\n"
+    )
+    assert (demo / "copy.ckpt").read_bytes() == b"mine"
+
+
+def test_a_plan_for_another_file(relight, demo):
+    plan = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--plan-only", "--format", "json")
+    (demo / "plan.json").write_text(plan)
+    assert relight.refuses("fix", "gpu.ckpt", "--plan", "plan.json", "-o", "copy.ckpt") == snapshot(
+        "relight: cannot repair gpu.ckpt: the plan is for another file, or the file has changed since\n"
+    )
+    assert not (demo / "copy.ckpt").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"schema": "relight/plan/1"}', "{"])
+def test_no_plan(relight, demo, content):
+    (demo / "plan.json").write_text(content)
+    assert "--plan plan.json: " in relight.refuses("fix", "trained.ckpt", "--plan", "plan.json")
+
+
+def test_a_proof_that_fails_leaves_no_copy(relight, demo, monkeypatch):
+    from relight.repair import proof
+
+    monkeypatch.setattr(
+        proof, "compared", lambda *a, **k: [("untouched tensors", False, "storage 0 is not what it was")]
+    )
+    arguments = ("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt")
+    assert relight.refuses(*arguments) == snapshot(
+        "relight: cannot repair trained.ckpt: no copy, the proof fails: untouched tensors: storage 0 is not what it was\n"
+    )
+    assert not (demo / "copy.ckpt").exists()
+
+
+def test_bytes_of_untouched_tensors(relight):
+    out = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--prove", "bytes", "--format", "json")
+    checks = {c["check"]: c["text"] for c in json.loads(out)["checks"]}
+    assert checks["untouched tensors"] == "24 storages are equal, byte by byte"

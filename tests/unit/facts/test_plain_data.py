@@ -1,0 +1,133 @@
+"""Objects as plain data: what becomes what, what is told, and what is left as it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from relight.core.objects import Call, DictNode, ListNode, mapping_get
+from relight.facts.plain_data import make_plain, preview
+from relight.reader import open_checkpoint
+from relight.rulekit import File, Obj, Ref
+from relight.testing import write
+
+NS = "argparse.Namespace"
+
+
+def tree(hparams, tmp_path, **recipe):
+    return open_checkpoint(write(File(hparams=hparams, **recipe), tmp_path / "m.ckpt")).root
+
+
+def hparam(root, name):
+    return mapping_get(mapping_get(root, "hyper_parameters"), name)
+
+
+def test_a_namespace_stays_usable_by_attribute(tmp_path):
+    root = tree({"args": Obj(NS, {"width": 8, "deep": Obj(NS, {"lr": 0.5})})}, tmp_path)
+    done = make_plain(root)
+    args = hparam(done.root, "args")
+    assert isinstance(args, Call)
+    assert args.name == "collections.OrderedDict"
+    assert mapping_get(args, "width") == mapping_get(args.state, "width") == 8
+    assert mapping_get(args, "deep") is mapping_get(args.state, "deep"), "one object, found both ways"
+    assert [c[0] for c in done.changes] == ["hyper_parameters.args", "hyper_parameters.args.deep"]
+    assert done.inexact == []
+    assert done.left == []
+
+
+def test_one_object_stays_one_object(tmp_path):
+    torch = pytest.importorskip("torch")
+    import argparse
+
+    shared = argparse.Namespace(width=8)
+    torch.save({"hyper_parameters": {"a": shared, "b": shared}}, tmp_path / "m.ckpt")
+    done = make_plain(open_checkpoint(tmp_path / "m.ckpt").root)
+    assert hparam(done.root, "a") is hparam(done.root, "b")
+
+
+@pytest.mark.parametrize(
+    "value, plain",
+    [
+        (Obj("pathlib.PosixPath", args=("/", "data", "x")), "/data/x"),
+        (Obj("pathlib.PosixPath", args=("data", "x")), "data/x"),
+        (Obj("pathlib.WindowsPath", args=("C:\\", "data")), "C:\\data"),
+        (Obj("pathlib._local.PosixPath", args=("data",)), "data"),
+    ],
+)
+def test_paths(value, plain, tmp_path):
+    done = make_plain(tree({"x": value}, tmp_path))
+    assert hparam(done.root, "x") == plain
+    assert not done.inexact
+
+
+def test_a_member_of_an_enum_and_an_object_are_told_apart_from_the_rest(tmp_path):
+    """Code that compares them may take another path without an error: it is not done unasked."""
+    root = tree({"mode": Obj("models.Mode", args=("train",)), "cfg": Obj("models.Config", {"width": 8})}, tmp_path)
+    done = make_plain(root)
+    assert hparam(done.root, "mode") == "train"
+    assert mapping_get(hparam(done.root, "cfg").state, "width") == 8
+    assert [c[0] for c in done.inexact] == ["hyper_parameters.mode", "hyper_parameters.cfg"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Obj("torch.nn.modules.loss.MSELoss", {"training": True}),
+        Obj("functools.partial", args=(Ref("torch.optim.adam.Adam"),)),
+        Obj("models.Layer", {"training": True, "_modules": {}}),
+        Obj("os.system", args=("true",)),
+        Obj("models.Pair", args=(1, 2)),
+        Ref("torch.nn.modules.activation.ReLU"),
+    ],
+    ids=lambda v: v.name,
+)
+def test_what_has_no_plain_form(value, tmp_path):
+    done = make_plain(tree({"x": value, "width": 8}, tmp_path))
+    assert [path for path, _ in done.left] == ["hyper_parameters.x"]
+    done = make_plain(tree({"x": value, "width": 8}, tmp_path), drop=True)
+    assert done.left == []
+    assert [k for k, _ in mapping_get(done.root, "hyper_parameters").pairs] == ["width"]
+    assert done.inexact, "leaving out is never exact"
+
+
+def test_an_object_that_holds_one_without_a_plain_form(tmp_path):
+    args = Obj(NS, {"width": 8, "loss": Obj("torch.nn.modules.loss.MSELoss", {})})
+    assert make_plain(tree({"args": args}, tmp_path)).left == [
+        ("hyper_parameters.args.loss", "torch.nn.modules.loss.MSELoss")
+    ]
+    done = make_plain(tree({"args": args}, tmp_path), drop=True)
+    assert mapping_get(hparam(done.root, "args"), "width") == 8
+    assert mapping_get(hparam(done.root, "args"), "loss") is None
+
+
+def test_classes_as_keys_of_callbacks(tmp_path):
+    torch = pytest.importorskip("torch")
+    import argparse
+
+    torch.save({"callbacks": {argparse.Namespace: {"best": 1.0}}}, tmp_path / "m.ckpt")
+    done = make_plain(open_checkpoint(tmp_path / "m.ckpt").root)
+    assert [k for k, _ in mapping_get(done.root, "callbacks").pairs] == ["Namespace"]
+    assert done.inexact
+
+
+def test_plain_data_is_left_alone(tmp_path):
+    root = tree({"width": 8, "layers": [1, 2], "name": "x", "none": None}, tmp_path, tensors={"w": (2, 3)})
+    before = hparam(root, "layers")
+    done = make_plain(root)
+    assert (done.changes, done.left) == ([], [])
+    assert hparam(done.root, "layers") is before
+
+
+def test_a_preview_changes_nothing(tmp_path):
+    root = tree({"args": Obj(NS, {"width": 8}), "list": [Obj("pathlib.PosixPath", args=("x",))]}, tmp_path)
+    seen = preview(root)
+    assert seen.root is None
+    assert hparam(root, "args").name == NS
+    assert isinstance(hparam(root, "list").items[0], Call)
+    assert seen.changes == make_plain(root).changes
+
+
+def test_an_object_that_holds_itself(tmp_path):
+    call = Call(open_checkpoint(write(File(extra={"n": Ref(NS)}), tmp_path / "m.ckpt")).globals[-1], (), "new", 0)
+    call.state, call.has_state = DictNode([("me", call)]), True
+    done = make_plain(DictNode([("x", ListNode([call]))]))
+    assert done.left, "neither endless nor wrong"
