@@ -446,7 +446,7 @@ def write_baseline(path: str | os.PathLike[str], report: Report) -> Report:
     text = known.updated([*report.findings, *before], file=file, target=target, intent=report.intent).text()
     with open(path, "w", encoding="utf-8") as out:
         out.write(text)
-    accepted = [Suppressed(f, Suppression.BASELINE, f"in {known.path}") for f in report.findings]
+    accepted = [Suppressed(f, Suppression.BASELINE, f"listed in {known.path}") for f in report.findings]
     return replace(report, findings=(), suppressed=(*report.suppressed, *accepted))
 
 

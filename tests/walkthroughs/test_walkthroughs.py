@@ -215,7 +215,7 @@ INJECTED = SAME.replace("def __init__(self):", "def __init__(self, layer):").rep
 
 
 def test_3b_the_missing_class_is_inside_the_file(folder: Folder) -> None:
-    """`relight fix` will write the copy without the object some day; until then there is a program to paste."""
+    """Torch's two remedies cannot work, and the report says so; with the source there is one that does."""
     answer = folder.relight("check", "modelb.ckpt")
     assert answer.status == 1
     assert answer.first == "modelb.ckpt: will not load here"
@@ -259,9 +259,20 @@ def test_3b_the_source_is_lost(folder: Folder) -> None:
     folder.write("model.py", INJECTED)
     answer = folder.relight("check", "modelb.ckpt", "--target", "model.py:MyModel")
     assert "You have the source: put it on the path and try again:" in answer.out
+    command = answer.code("You do not have the source: write a copy without the object").splitlines()[0]
+    assert command == "relight fix modelb.ckpt --target model.py:MyModel -o modelb.fixed.ckpt --allow drop-object"
+    assert "written, 1 change, proved" in folder.shell(command).out
+    folder.write("rewritten.py", CUSTOM_MODULE)
+    passed = folder.python(
+        "import torch\nfrom model import MyModel\nfrom rewritten import MyCustomLayer\n"
+        "m = MyModel.load_from_checkpoint('modelb.fixed.ckpt', layer=MyCustomLayer())\n"
+        "saved = torch.load('modelb.fixed.ckpt', weights_only=True)['state_dict']\n"
+        "assert torch.equal(m.layer.proj.weight, saved['layer.proj.weight'])"
+    )
+    assert passed.status == 0, passed.err
+
     program = answer.code("Or load only the weights")
     assert "model = MyModel()  # with the arguments of the training" in program
-    folder.write("rewritten.py", CUSTOM_MODULE)
     filled = program.replace("MyModel()", "MyModel(layer=MyCustomLayer())")
     done = folder.python(
         f"from model import MyModel\nfrom rewritten import MyCustomLayer\n{filled}\n"

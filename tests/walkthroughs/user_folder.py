@@ -84,9 +84,9 @@ def train(model, path, tag=None):
 
 train(MyModel(), "model.ckpt")
 train(WithCustom(), "custom.ckpt")
-train(MyModel(), "gpu3.ckpt", "cuda:3")
 import my_custom_module
 train(WithInjected(my_custom_module.MyCustomLayer()), "modelb.ckpt")
+train(MyModel(), "gpu3.ckpt", "cuda:3")
 """
 
 LAYERS = """import torch

@@ -55,5 +55,5 @@ class Choice:
         if self.selected is not None and finding.code not in self.selected:
             return Suppressed(finding, Suppression.NOT_SELECTED, "its rule is not selected")
         if self.baseline is not None and self.baseline.accepts(finding, self.file):
-            return Suppressed(finding, Suppression.BASELINE, f"in {self.baseline.path}")
+            return Suppressed(finding, Suppression.BASELINE, f"listed in {self.baseline.path}")
         return None
