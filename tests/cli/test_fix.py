@@ -128,3 +128,15 @@ def test_bytes_of_untouched_tensors(relight):
     out = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--prove", "bytes", "--format", "json")
     checks = {c["check"]: c["text"] for c in json.loads(out)["checks"]}
     assert checks["untouched tensors"] == "24 storages are equal, byte by byte"
+
+
+def test_a_plan_that_puts_code_into_a_file(relight, demo):
+    """A plan may come from anywhere: a copy that would run code when the file did not is no copy."""
+    plan = json.loads(
+        relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--plan-only", "--format", "json")
+    )
+    plan["edits"] = [{"edit": "replace-global", "old": "collections.OrderedDict", "new": "os.system"}]
+    (demo / "plan.json").write_text(json.dumps(plan))
+    answer = relight("fix", "trained.ckpt", "--target", "trained.spec.json", "--plan", "plan.json", "-o", "copy.ckpt")
+    assert answer.status == 2
+    assert not (demo / "copy.ckpt").exists()

@@ -167,8 +167,7 @@ class _Work:
         if value.__class__ in _ATOMS and not isinstance(value, Global):
             return value
         if isinstance(value, tuple):
-            parts = tuple(self.in_list(v, path / i) for i, v in enumerate(value))
-            return value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
+            return self.tuple_(value, path)
         if isinstance(value, SetNode) and value.frozen:
             self.note(path, "a frozenset", "set")
             return SetNode(value.items)
@@ -199,6 +198,22 @@ class _Work:
                 self.out.left.append((str(path), what))
                 self.stays.add(id(value))
         self.active.discard(id(value))
+        self.done[id(value)] = new
+        return new
+
+    def tuple_(self, value: tuple[Any, ...], path: ObjectPath) -> Any:
+        """A tuple is replaced as a whole; one that is met again is not gone through again."""
+        known = self.done.get(id(value))
+        if known is not None:
+            return known
+        self.keep.append(value)
+        if len(path) > _DEEPEST:
+            self.out.left.append((str(ObjectPath(path[:3])), f"tuples that are nested more than {_DEEPEST} deep"))
+            self.stays.add(id(value))
+            self.done[id(value)] = value
+            return value
+        parts = tuple(self.in_list(v, path / i) for i, v in enumerate(value))
+        new = value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
         self.done[id(value)] = new
         return new
 

@@ -13,6 +13,7 @@ from typing import Any
 from relight.core.objects import Call, DictNode, Global, ListNode, Opaque, Persistent, SetNode, Value
 
 _CONTAINERS = (ListNode, DictNode, SetNode, Call, Persistent)
+_DEEPEST = 100  # tuples in tuples
 _PYTHON_2 = {"builtins": "__builtin__", "copyreg": "copy_reg"}  # as Python's own pickler writes protocol 2
 
 
@@ -38,7 +39,7 @@ def lowered(root: Value) -> Value:
     def named(full_name: str) -> Global:
         return names.setdefault(full_name, name_node(full_name))
 
-    def low(value: Any) -> Any:
+    def low(value: Any, level: int = 0) -> Any:
         """The same value in words of protocol 2; containers are changed when they are reached themselves."""
         kind = value.__class__
         if kind is bytes:
@@ -53,8 +54,9 @@ def lowered(root: Value) -> Value:
         if kind is tuple and value:
             known = done.get(id(value))
             if known is None:
-                _check_depth(value)
-                parts = tuple(low(v) for v in value)
+                if level > _DEEPEST:  # recursion; real ones are two or three deep
+                    raise Unwritable(f"tuples are nested more than {_DEEPEST} deep")
+                parts = tuple(low(v, level + 1) for v in value)
                 known = done[id(value)] = value if all(a is b for a, b in zip(parts, value, strict=True)) else parts
                 keep.append(value)
             return known
@@ -101,15 +103,6 @@ def lowered(root: Value) -> Value:
             for pair in value.pairs:
                 stack.extend(pair)
     return root
-
-
-def _check_depth(value: tuple[Any, ...], left: int = 100) -> None:
-    """Tuples are lowered by recursion; real ones are two or three deep."""
-    if left == 0:
-        raise Unwritable("tuples are nested more than a hundred deep")
-    for part in value:
-        if part.__class__ is tuple:
-            _check_depth(part, left - 1)
 
 
 def _with_keywords(value: Call, named: Any) -> None:

@@ -8,6 +8,7 @@ import os
 from relight.core.checkpoint import Layout, StorageEntry
 from relight.core.edits import DropEntry, DropKeys, Loaded, MakePlain, Plan, Receipt, Written
 from relight.core.finding import Finding, Report, Severity, Verdict
+from relight.core.safety import Safety
 from relight.core.target import Rehearsal
 from relight.facts.plain_data import LEFT_OUT
 from relight.reader import DEFAULT_LIMITS, open_checkpoint
@@ -125,6 +126,8 @@ def receipt(
         )
         asked = _left_out(plan)  # that the model misses what was left out on request is no surprise
         new = [f.name for f in after.findings if _bad(f) and f.code not in known and not asked.issuperset(f.subjects)]
+        if after.safety is Safety.DANGEROUS and before.safety is not Safety.DANGEROUS:  # a plan may come from anywhere
+            checks.append(("safety", False, "unpickling the copy would run code that the file did not"))
         checks.append(("nothing new", not new, f"{new[0]} was not there before" if new else "no finding has come up"))
     answer: Loaded = "not-tried"
     by = not_tried
