@@ -11,7 +11,7 @@ from relight.core.finding import Prediction, Stage
 from relight.core.manifest import Manifest
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import altered, devices, imports, keys, makes, memory, replay, unpickling
+from relight.facts import altered, devices, imports, keys, makes, memory, replay, ties, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, Explanation, attribute, with_arguments
 from relight.facts.keys import KeyDiff
@@ -138,6 +138,11 @@ class Facts:
     def altered(self) -> altered.Altered:
         """Tensors that are not those which the manifest describes (facts ``contents``, ``manifest``)."""
         return altered.altered(self.checkpoint, self.manifest)
+
+    @cached_property
+    def overwritten(self) -> tuple[ties.Overwritten, ...]:
+        """Tensors that a load overwrites by others, since the model has one for both (facts ``contents``, ``spec``)."""
+        return ties.overwritten(self.checkpoint, self.spec, self.keys)
 
     @cached_property
     def replayed(self) -> replay.Outcome | None:

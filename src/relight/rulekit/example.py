@@ -18,19 +18,21 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of a recipe, filled with zeros.
+    """A tensor of a recipe.
 
     Attributes:
         shape: Sizes.
         dtype: Element type by name.
         device: Location tag.
         storage: Tensors of the same storage name share their bytes; None gives each its own.
+        fill: What every byte of a zip's storage is.
     """
 
     shape: Shape
     dtype: str = "float32"
     device: str = "cpu"
     storage: str | None = None
+    fill: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class _Storages:
         self.recipe = recipe
         self.sizes: dict[str, int] = {}
         self.itemsizes: dict[str, int] = {}
+        self.fills: dict[str, int] = {}
         self.numbered: list[TarTensor] = []
         self.stored: dict[int, TarStorage] = {}
         self._shared: dict[str, str] = {}
@@ -101,6 +102,7 @@ class _Storages:
             self._shared[tensor.storage] = key
         self.sizes[key] = numel * dtype.itemsize
         self.itemsizes[key] = dtype.itemsize if dtype.storage is not None else 1
+        self.fills[key] = tensor.fill
         if self.recipe.tar:
             number = 1000 + len(self.numbered)
             strides = _contiguous(tensor.shape)
@@ -143,7 +145,7 @@ def _zip(root: Mapping[str, object], recipe: File) -> bytes:
     storages = _Storages(recipe)
     records = {"data.pkl": storages.pickle(root), "byteorder": b"little"}
     for key, nbytes in storages.sizes.items():
-        records[f"data/{key}"] = bytes(nbytes)
+        records[f"data/{key}"] = bytes([storages.fills[key]]) * nbytes
     records["version"] = b"3\n"
     folder = f"{recipe.folder}/" if recipe.folder else ""
     return _archive({f"{folder}{name}": payload for name, payload in records.items() if name not in recipe.without})
