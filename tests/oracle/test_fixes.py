@@ -83,6 +83,10 @@ NOT_PASTED = {
     ("RL201", "a class of the script that saved"): "the script that saved it is not there",
     ("RL504", "a LightningDataModule, and the file has only the model's"): _GAP,
     ("RL505", "renamed, and the shapes show it"): _SCENARIO.format("init_arg_renamed_other_default"),
+    (
+        "RL505",
+        "names that have nothing in common, and the shapes show it",
+    ): "tests/live/test_renamed_arguments.py pastes it for a real class",
     ("RL517", "a size that does not fit"): _GAP,
     ("RL704", "a constructor that downloads"): "its class wants the network",
     (

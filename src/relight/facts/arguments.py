@@ -7,6 +7,7 @@ the constructor takes ``**kwargs``; ``hparams_name`` names an argument that take
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from relight.core.objects import Value
@@ -23,15 +24,24 @@ class Arguments:
         dropped: (name, value) pairs that Lightning drops.
         missing: Required arguments that nothing is passed for.
         renamed: Dropped name to the unfilled argument that it was probably renamed to.
+        guessed: Those of them that only their names, or that nothing else is left, speak for.
     """
 
     passed: tuple[str, ...]
     dropped: tuple[tuple[str, Value], ...]
     missing: tuple[InitParam, ...]
     renamed: dict[str, InitParam]
+    guessed: frozenset[str] = frozenset()
 
 
-def sort_arguments(view: LightningView, init: InitSignature, intent: Intent, *, data: bool = False) -> Arguments | None:
+def sort_arguments(
+    view: LightningView,
+    init: InitSignature,
+    intent: Intent,
+    *,
+    data: bool = False,
+    sizes: Collection[tuple[int, int]] = (),
+) -> Arguments | None:
     """Sort them; None where the file asks for an instantiator of LightningCLI, which sorts otherwise.
 
     Args:
@@ -39,6 +49,7 @@ def sort_arguments(view: LightningView, init: InitSignature, intent: Intent, *, 
         init: The constructor.
         intent: The call.
         data: Whether the class is a LightningDataModule.
+        sizes: (in the file, in the model) of the dimensions that differ: what a value that was dropped leads to.
     """
     saved = dict(view.data_parameters if data else view.hyper_parameters)
     if "_instantiator" in saved:
@@ -59,11 +70,14 @@ def sort_arguments(view: LightningView, init: InitSignature, intent: Intent, *, 
     unfilled = [p for p in init.params if p.name not in offered]
     # They were saved as the contents of one argument, which has another name now: none of them is that argument.
     of_one = whole not in (None, "kwargs") and whole not in names
-    renamed = {} if of_one else _renames([n for n, _ in dropped], unfilled)
-    return Arguments(passed, dropped, missing, renamed)
+    renamed = {} if of_one else _renames(dict(dropped), unfilled, sizes)
+    guessed = frozenset(n for n, p in renamed.items() if not any(follows(dict(dropped)[n], p, s) for s in sizes))
+    return Arguments(passed, dropped, missing, renamed, guessed)
 
 
-def _renames(dropped: list[str], unfilled: list[InitParam]) -> dict[str, InitParam]:
+def _renames(
+    dropped: dict[str, Value], unfilled: list[InitParam], sizes: Collection[tuple[int, int]]
+) -> dict[str, InitParam]:
     """Pairs of a dropped name and an unfilled argument that look like one thing, one to one."""
     out: dict[str, InitParam] = {}
     free = list(unfilled)
@@ -71,11 +85,28 @@ def _renames(dropped: list[str], unfilled: list[InitParam]) -> dict[str, InitPar
         scored = sorted(((_alike(name, p.name), -i) for i, p in enumerate(free)), reverse=True)
         if scored and scored[0][0] >= 0.6:
             out[name] = free.pop(-scored[0][1])
+    # Names that have nothing in common: the sizes in the file are the dropped value, those of the model the default.
+    led = {n: [p for p in free if any(follows(v, p, s) for s in sizes)] for n, v in dropped.items() if n not in out}
+    for name, params in led.items():
+        if len(params) == 1 and sum(params[0] in others for others in led.values()) == 1:
+            out[name] = params[0]
+            free.remove(params[0])
     required = [p for p in free if p.required]
     rest = [n for n in dropped if n not in out]
-    if len(rest) == 1 and len(required) == 1 and not out:
+    if len(rest) == 1 and len(required) == 1:
         out[rest[0]] = required[0]  # the only value without a place, and the only place without a value
     return out
+
+
+def follows(value: Value, param: InitParam, size: tuple[int, int]) -> bool:
+    """Whether a size that differs is what a dropped value and the default in its place lead to.
+
+    Both may be multiplied by one number, as the hidden layer of a transformer is four times its width.
+    """
+    if type(value) is not int or value < 1 or param.default is None or not param.default.isdecimal():
+        return False
+    default, (saved, wanted) = int(param.default), size
+    return default > 0 and saved % value == 0 and saved // value * default == wanted
 
 
 def _alike(a: str, b: str) -> float:

@@ -36,6 +36,11 @@ def some(names: Iterable[str], limit: int = 4) -> str:
     return f"{', '.join(listed[:limit])} and {len(listed) - limit} more"
 
 
+def listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``: all of them."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def module_text(spec: ModelSpec, path: str) -> str:
     """``nn.Linear(in_features=1, out_features=5)``; an empty string for a path that is no module."""
     module = spec.module(path)

@@ -13,7 +13,7 @@ from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
 from relight.facts import altered, devices, imports, keys, makes, memory, replay, ties, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
-from relight.facts.attribution import Attribution, Explanation, attribute, with_arguments
+from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
 from relight.facts.manifest import manifest_of
@@ -301,7 +301,9 @@ class Facts:
         self._need_contents()
         if init is None:
             return None
-        return sort_arguments(self.lightning, init, self.intent, data=target.class_kind == "datamodule")
+        modelled = target.spec is not None and target.class_kind != "datamodule"
+        sizes = sizes_of(self.keys.mismatched) if modelled and self.checkpoint.state_dict_path is not None else ()
+        return sort_arguments(self.lightning, init, self.intent, data=target.class_kind == "datamodule", sizes=sizes)
 
     @property
     def targets_base_class(self) -> bool:

@@ -9,6 +9,8 @@ from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind,
 from relight.core.target import BuildFailure, FailureKind, InitParam, Intent, IntentCall
 from relight.facts import renamed_argument
 from relight.facts.arguments import missing_message
+from relight.facts.brief import brief
+from relight.facts.describe import listed
 from relight.facts.facts import Facts
 from relight.facts.question import Code
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
@@ -104,19 +106,26 @@ class ArgumentMissing(Rule):
         if failure is not None and not _is_this(failure):
             return
         names = [p.name for p in missing]
-        renamed = {p.name: old for old, p in arguments.renamed.items()} if arguments else {}
         of_data = target.class_kind == "datamodule"
         values = dict(facts.lightning.data_parameters if of_data else facts.lightning.hyper_parameters)
-        passes: dict[str, object] = {}
-        for p in missing:
-            old = renamed.get(p.name)
-            value = values.get(old) if old is not None else None
-            passes[p.name] = value if isinstance(value, (str, int, float, bool)) else Code("...")
+        # Others than the missing ones go into the same call, where their saved value is not the default.
+        renamed = {
+            p.name: old
+            for old, p in (arguments.renamed if arguments else {}).items()
+            if p.required or (repr(values.get(old)) != p.default and _plain(values.get(old)))
+        }
+        found = any(n in renamed for n in names)
+        if not found:
+            renamed = {}
+        passes: dict[str, object] = {n: Code("...") for n in names}
+        for name, old in renamed.items():
+            passes[name] = values[old] if _plain(values.get(old)) else Code("...")
         context = []
         if renamed:
-            pairs = ", ".join(f"{old} = {values.get(old)!r}" for old in renamed.values())
+            pairs = ", ".join(f"{old} = {brief(values.get(old))}" for old in renamed.values())
+            them = "it was probably renamed to" if len(renamed) == 1 else "they were probably renamed to"
             context.append(
-                f"The file has {pairs}, which the class no longer takes: it was probably renamed to "
+                f"The file has {pairs}, which the class no longer takes: {them} "
                 f"{', '.join(renamed)}. Lightning drops names that the constructor does not take, without a word."
             )
         elif of_data and not facts.lightning.has("datamodule_hyper_parameters"):
@@ -131,13 +140,13 @@ class ArgumentMissing(Rule):
             context.append(f"The file holds these hyper_parameters: {saved}.")
         location = None if target.init is None else target.init.location
         yield self.finding(
-            f"the constructor needs {_listed(names)}, which the checkpoint does not give it",
+            f"the constructor needs {listed(names)}, which the checkpoint does not give it",
             cause="init-arg-renamed" if renamed else _cause(facts, names),
-            evidence=[Evidence(f"{target.class_name or 'the class'}.__init__", f"needs {_listed(names)}", location)],
+            evidence=[Evidence(f"{target.class_name or 'the class'}.__init__", f"needs {listed(names)}", location)],
             context=context,
             fixes=[
                 Fix(
-                    title="Pass it to the call:" if len(names) == 1 else "Pass them to the call:",
+                    title="Pass it to the call:" if len(passes) == 1 else "Pass them to the call:",
                     kind=FixKind.LOAD_ARGUMENT,
                     applicability=Applicability.SAFE if renamed else Applicability.MANUAL,
                     code=facts.question.load_call(**passes),
@@ -160,6 +169,10 @@ def _is_this(failure: BuildFailure) -> bool:
     )
 
 
+def _plain(value: object) -> bool:
+    return isinstance(value, (str, int, float, bool))
+
+
 def _cause(facts: Facts, names: list[str]) -> str:
     view = facts.lightning
     if facts.resolved_target.class_kind == "datamodule":
@@ -167,7 +180,3 @@ def _cause(facts: Facts, names: list[str]) -> str:
     if view.hparams_name not in (None, "kwargs") and view.hparams_name not in names and view.hyper_parameters:
         return "hparams-name-mismatch"
     return "missing-positional"
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Severity
 from relight.core.target import InitParam, Intent, IntentCall
 from relight.facts import describe, renamed_argument
+from relight.facts.attribution import Explanation
 from relight.facts.comparison import load_error
+from relight.facts.describe import listed
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -56,10 +58,28 @@ class ArgumentDropped(Rule):
                 init=(InitParam("hidden_dim", False, "64"),),
             ),
         ),
+        Fires(
+            name="names that have nothing in common, and the shapes show it",
+            file=File(
+                tensors={"a.weight": (16, 8), "a.bias": (16,), "b.weight": (64, 16)},
+                hparams={"hidden": 16, "dropout": 0.1},
+            ),
+            model=Model(
+                params={"a.weight": (8, 8), "a.bias": (8,), "b.weight": (32, 8)},
+                init=(InitParam("width", False, "8"), InitParam("drop_prob", False, "0.5")),
+            ),
+        ),
         Silent(
             name="simply gone",
             file=File(hparams={"data_dir": "x", "width": 8}),
             model=Model(init=(InitParam("width", False, "4"),)),
+        ),
+        Silent(
+            name="a size in the file that two values could have led to",
+            file=File(
+                tensors={"a.weight": (16, 8), "b.weight": (1, 16)}, hparams={"hidden": 16, "batch": 16}
+            ),
+            model=Model(params={"a.weight": (8, 8), "b.weight": (1, 8)}, init=(InitParam("width", False, "8"),)),
         ),
         Silent(
             name="the same value as the default",
@@ -77,44 +97,60 @@ class ArgumentDropped(Rule):
     )  # fmt: skip
 
     def check(self, facts: Facts) -> Iterator[Finding]:
-        """An ERROR where shapes prove it, a WARNING where they cannot."""
+        """One finding for all of them: an ERROR where shapes show it, a WARNING where they cannot."""
         arguments = facts.arguments
-        if arguments is None or not facts.constructs:
+        if arguments is None or not facts.constructs or any(p.required for p in arguments.renamed.values()):
+            return  # argument-missing names them all, in one call
+        values = dict(arguments.dropped)
+        renamed = {
+            old: param
+            for old, param in arguments.renamed.items()
+            if repr(values[old]) != param.default and isinstance(values[old], (str, int, float, bool))
+        }
+        if not renamed:
             return
-        proved = {}
+        shown: tuple[Explanation, ...] = ()
         modelled = facts.resolved_target.spec is not None and facts.resolved_target.class_kind != "datamodule"
         if modelled and facts.checkpoint.state_dict_path is not None:
-            proved = {e.about["dropped"]: e for e in facts.attribution.of("argument")}
-        values = dict(arguments.dropped)
-        for old, param in arguments.renamed.items():
-            value = values[old]
-            if param.required or repr(value) == param.default or not isinstance(value, (str, int, float, bool)):
-                continue
-            explanation = proved.get(old)
-            yield self.finding(
-                f"{old}={value!r} in the checkpoint is dropped; the class takes {param.name}={param.default} instead",
-                severity=Severity.ERROR if explanation else Severity.WARNING,
-                confidence=Confidence.LIKELY if explanation else Confidence.POSSIBLE,
-                evidence=[
-                    Evidence(f"hyper_parameters.{old}", repr(value)),
-                    Evidence(
-                        f"{facts.resolved_target.class_name or 'the class'}.__init__",
-                        f"takes {param.name}, not {old}",
-                        None if facts.resolved_target.init is None else facts.resolved_target.init.location,
-                    ),
-                    *(describe.shapes(facts.spec, explanation.mismatched[:2]) if explanation else ()),
-                ],
-                context=["Lightning leaves out names that the constructor does not take, without a word."],
-                fixes=[
-                    Fix(
-                        title=f"If {param.name} is the new name of {old}, pass the saved value under it:",
-                        kind=FixKind.LOAD_ARGUMENT,
-                        applicability=Applicability.SAFE,
-                        code=facts.question.load_call(**{param.name: value}),
-                    ),
-                    *renamed_argument.fixes(facts, {old: param.name}),
-                ],
-                subjects=[old],
-                explains=explanation.keys if explanation else (),
-                predicts=load_error(facts) if explanation else None,
-            )
+            shown = facts.attribution.of("argument")
+        proved = {old for e in shown for old in e.about["dropped"]}
+        guesses = [old for old in renamed if old not in proved]
+        init = facts.resolved_target.init
+        new = {param.name: values[old] for old, param in renamed.items()}
+        told = listed([f"{old}={values[old]!r}" for old in renamed])
+        taken = listed([f"{p.name}={p.default}" for p in renamed.values()])
+        context = ["Lightning leaves out names that the constructor does not take, without a word."]
+        if guesses and shown:
+            said = listed([f"{renamed[old].name} is the new name of {old}" for old in guesses])
+            context.append(f"The shapes show {listed(sorted(proved))}; that {said} is a guess.")
+        one = len(renamed) == 1
+        first = next(iter(renamed))
+        yield self.finding(
+            f"{told} in the checkpoint {'is' if one else 'are'} dropped; the class takes {taken} instead",
+            severity=Severity.ERROR if shown else Severity.WARNING,
+            confidence=Confidence.LIKELY if shown else Confidence.POSSIBLE,
+            evidence=[
+                *(Evidence(f"hyper_parameters.{old}", repr(values[old])) for old in renamed),
+                Evidence(
+                    f"{facts.resolved_target.class_name or 'the class'}.__init__",
+                    f"takes {listed([p.name for p in renamed.values()])}, not {listed(list(renamed))}",
+                    None if init is None else init.location,
+                ),
+                *describe.shapes(facts.spec, [m for e in shown for m in e.mismatched][:2]),
+            ],
+            context=context,
+            fixes=[
+                Fix(
+                    title=f"If {renamed[first].name} is the new name of {first}, pass the saved value under it:"
+                    if one
+                    else "If these are their new names, pass the saved values under them:",
+                    kind=FixKind.LOAD_ARGUMENT,
+                    applicability=Applicability.SAFE,
+                    code=facts.question.load_call(**new),
+                ),
+                *renamed_argument.fixes(facts, {old: param.name for old, param in renamed.items()}),
+            ],
+            subjects=list(renamed),
+            explains=frozenset(k for e in shown for k in e.keys),
+            predicts=load_error(facts) if shown else None,
+        )

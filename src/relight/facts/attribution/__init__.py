@@ -7,11 +7,12 @@ ones before it left.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from relight.core.checkpoint import Checkpoint
 from relight.core.target import ModelSpec
-from relight.facts.arguments import Arguments
+from relight.facts.arguments import Arguments, follows
 from relight.facts.attribution import (
     adapters,
     buffers,
@@ -26,7 +27,7 @@ from relight.facts.attribution import (
     wrappers,
 )
 from relight.facts.attribution.board import Board, Explanation
-from relight.facts.keys import KeyDiff
+from relight.facts.keys import KeyDiff, Mismatch
 
 __all__ = ["Attribution", "Explanation", "attribute", "with_arguments"]
 
@@ -89,23 +90,30 @@ def attribute(diff: KeyDiff, checkpoint: Checkpoint, spec: ModelSpec) -> Attribu
 
 
 def with_arguments(attribution: Attribution, arguments: Arguments) -> Attribution:
-    """Shapes that follow from a dropped hyper_parameter and the default that took its place: one cause for both."""
+    """Shapes that follow from dropped hyper_parameters and the defaults that took their places: one cause for all."""
     dropped = dict(arguments.dropped)
     out: list[Explanation] = []
     for e in attribution.explanations:
-        hit = None
+        hits: dict[str, None] = {}
         if e.kind in ("size", "head", "vocabulary", "positions", "channels"):
-            sizes = {
-                (a, b)
-                for m in e.mismatched
-                if len(m.saved) == len(m.wanted)
-                for a, b in zip(m.saved, m.wanted, strict=True)
-                if a != b
-            }
-            for name, param in arguments.renamed.items():
-                if sizes and all(a == dropped[name] and str(b) == param.default for a, b in sizes):
-                    hit = (name, param)
-        if hit is not None:
-            e = replace(e, kind="argument", cause="hparam-renamed-default", about={"dropped": hit[0], "param": hit[1]})
+            for size in sizes_of(e.mismatched):
+                led = [n for n, p in arguments.renamed.items() if follows(dropped[n], p, size)]
+                if not led:
+                    hits.clear()
+                    break
+                hits.update(dict.fromkeys(led[:1]))
+        if hits:
+            e = replace(e, kind="argument", cause="hparam-renamed-default", about={"dropped": tuple(hits)})
         out.append(e)
     return replace(attribution, explanations=tuple(out))
+
+
+def sizes_of(mismatched: Iterable[Mismatch]) -> set[tuple[int, int]]:
+    """(in the file, in the model) of the dimensions that differ, where both have as many."""
+    return {
+        (a, b)
+        for m in mismatched
+        if len(m.saved) == len(m.wanted)
+        for a, b in zip(m.saved, m.wanted, strict=True)
+        if a != b
+    }

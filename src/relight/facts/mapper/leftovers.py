@@ -164,14 +164,14 @@ def turned_squares(matches: Sequence[Match]) -> set[int]:
             votes[(leaf, "*")][how] += 1
     out = set()
     for m in matches:
-        s = m.source.leaves.get("weight")
+        s, t = m.source.leaves.get("weight"), m.target.leaves.get("weight")
         if s is None or len(s.shape) != 2 or s.shape[0] != s.shape[1] or len(m.target.main) != 2:
             continue
         leaf = _kind(s)
         here = votes.get((leaf, m.source.unit)) or votes.get((leaf, "*"))
         if here and here["turned"] and not here["copy"]:
             out.add(id(m.target))
-        elif not here and leaf == "bare" and _kind(m.target.leaves["weight"]) == "weight" and not _tables(m):
+        elif not here and leaf == "bare" and t is not None and _kind(t) == "weight" and not _tables(m):
             out.add(id(m.target))  # a matrix of its own is multiplied from the right, a Linear layer holds it turned
     return out
 
