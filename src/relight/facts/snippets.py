@@ -87,8 +87,7 @@ def load_loosely(facts: Facts) -> str:
 
 def _program(facts: Facts, expression: str, *before: str) -> str:
     """A program that replaces the state_dict by an expression of the old one, ``state``."""
-    path = facts.checkpoint.state_dict_path
-    state = f"ckpt[{literal(str(path[0]))}]" if path else "ckpt"
+    state = "ckpt" + "".join(f"[{literal(str(step))}]" for step in facts.checkpoint.state_dict_path or ())
     return _edited(facts, f"state = {state}", *before, f"{state} = {expression}")
 
 

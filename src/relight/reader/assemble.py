@@ -242,11 +242,43 @@ def find_state_dict(root: Value, reader: TensorReader, limits: Limits) -> Found:
                 count = _counts(value)
                 if count and count * 2 > len(mapping_pairs(value) or ()) and (best is None or count > best[0]):
                     best = (count, here / name, value)
+    if best is None and not _counts(root):
+        best = _deeper(root)
     if best is not None:
         return _taken(best[2], best[1], reader, limits)
     if _counts(root):
         return _taken(root, here, reader, limits)
     return None, [], {}, [], None
+
+
+_DEEPEST = 4  # steps from the root: programs wrap the state of a wrapped model
+_MOST_LOOKED_AT = 10_000  # mappings
+
+
+def _deeper(root: Value) -> tuple[int, ObjectPath, Value] | None:
+    """The mapping with the most tensors among those that hold little else, below the first level.
+
+    Only texts are followed as keys: the state of an optimizer is numbered.
+    """
+    best: tuple[int, ObjectPath, Value] | None = None
+    seen: set[int] = set()
+    level: list[tuple[ObjectPath, Value]] = [(ObjectPath(), root)]
+    for _ in range(_DEEPEST):
+        below: list[tuple[ObjectPath, Value]] = []
+        for path, value in level:
+            for name, inner in mapping_pairs(value) or ():
+                pairs = mapping_pairs(inner)
+                if not isinstance(name, str) or pairs is None or id(inner) in seen or len(seen) >= _MOST_LOOKED_AT:
+                    continue
+                if "optim" in name.lower():
+                    continue
+                seen.add(id(inner))
+                count = _counts(inner)
+                if count * 2 > len(pairs) and (best is None or count > best[0]):
+                    best = (count, path / name, inner)
+                below.append((path / name, inner))
+        level = below
+    return best
 
 
 def _module(root: Value, reader: TensorReader, limits: Limits) -> Found:

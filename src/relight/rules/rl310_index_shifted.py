@@ -144,7 +144,7 @@ def _fixes(
         else "add new layers behind the old ones, or outside of it."
     )
     fixes = [Fix(title=keep, kind=FixKind.CODE)]
-    if not new and not gone:
+    if not gone:
         fixes.append(
             Fix(
                 title="If the order is the same, rename the keys in a copy; no tensor changes:",
@@ -152,6 +152,18 @@ def _fixes(
                 code=snippets.rewrite_keys(facts, pairs),
                 edits=(RenameKeys(tuple(pairs)),),
                 allow="guessed-names",
+                note=_then(facts, len(new)) if new else None,
             )
         )
     return fixes
+
+
+def _then(facts: Facts, count: int) -> str:
+    """How to load the copy, which lacks what was put in."""
+    start = "The new layer starts" if count == 1 else "The new layers start"
+    if not facts.calls_lightning:
+        return f"{start} with random values: load the copy with strict=False."
+    return (
+        f"{start} with random values. Load the copy with strict=False: "
+        f"{facts.question.load_call(facts.question.fixed_path(), strict=False)}"
+    )

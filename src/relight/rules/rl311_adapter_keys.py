@@ -86,6 +86,12 @@ class AdapterKeys(Rule):
             model=Model(params={**_BASE, **_LORA}),
             cause="peft-lora-keys",
         ),
+        Fires(
+            name="adapters of the model's own making",
+            file=File(tensors={"fc.weight": (4, 4), "fc.lora_A": (2, 4), "fc.lora_B": (4, 2)}),
+            model=Model(params={"fc.weight": (4, 4)}),
+            cause="merged-vs-unmerged-lora",
+        ),
         Silent(name="adapters on both sides", file=File(tensors={**_BASE, **_LORA}),
                model=Model(params={**_BASE, **_LORA})),
         Silent(name="no adapters", file=File(tensors=_PLAIN), model=Model(params=_PLAIN)),
@@ -145,7 +151,11 @@ def _context(e: Explanation) -> list[str]:
     if e.about["dropped"]:
         return ["Without them the base network is loaded, which is not what was trained."]
     if e.about["added"]:
-        return ["New adapters start as nothing: the loaded network computes what the file's did."]
+        if e.about["peft"]:
+            return ["New adapters start as nothing: the loaded network computes what the file's did."]
+        return [
+            "What new adapters add at the start is up to the code that makes them: nothing, where they begin at zero."
+        ]
     return []
 
 
@@ -154,7 +164,9 @@ def _fixes(facts: Facts, e: Explanation) -> list[Fix]:
         return [
             Fix(
                 title="Give the model the same adapters before loading: get_peft_model(model, config) "
-                "with the rank and the layers of the file.",
+                "with the rank and the layers of the file."
+                if e.about["peft"]
+                else "Build the model with the adapters that it was trained with, of the file's rank, before loading.",
                 kind=FixKind.CODE,
             )
         ]
@@ -175,7 +187,8 @@ def _fixes(facts: Facts, e: Explanation) -> list[Fix]:
             )
         ]
     if e.about["added"]:
-        return [Fix(title="Load before the adapters are added (before get_peft_model).", kind=FixKind.CODE)]
+        before = " (before get_peft_model)" if e.about["peft"] else ""
+        return [Fix(title=f"Load before the adapters are added{before}.", kind=FixKind.CODE)]
     return [
         Fix(
             title="Rename the keys in a copy; no tensor changes:",

@@ -12,6 +12,7 @@ import pytest
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
 from relight.core.dtypes import BY_NAME
+from relight.core.objects import ObjectPath
 from relight.reader import open_checkpoint
 from relight.reader.detect import read
 from relight.reader.source import MemorySource
@@ -249,3 +250,19 @@ class TestOneProblemIsSaidOnce:
         data = contents(File(legacy=True, tensors={"a": (4,)})).replace(b"FloatStorage", b"FloatStoragf")
         (problem,) = read(MemorySource(data)).problems
         assert "FloatStoragf" in problem.message
+
+
+def test_a_state_dict_two_steps_below_the_root(tmp_path):
+    torch = pytest.importorskip("torch")
+    weights = {"module.fc.weight": torch.zeros(2, 3)}
+    moments = {"0": {"exp_avg": torch.zeros(2, 3), "exp_avg_sq": torch.zeros(2, 3)}}
+    torch.save({"net": {"state_dict": weights}, "optimizers": {"adam": moments}, "args": {"a": 1}}, tmp_path / "f.pt")
+    read = open_checkpoint(tmp_path / "f.pt")
+    assert read.state_dict_path == ObjectPath(("net", "state_dict"))
+    assert [t.key for t in read.tensors] == ["module.fc.weight"]
+
+
+def test_no_state_dict_at_any_depth(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"a": {"b": {"c": [torch.zeros(2)], "d": 1, "e": 2, "t": torch.zeros(1)}}, "args": {}}, tmp_path / "f.pt")
+    assert open_checkpoint(tmp_path / "f.pt").state_dict_path is None

@@ -46,9 +46,19 @@ def match_adapters(board: Board) -> None:
                 "alone": alone,
                 "base": tuple(pairs),
                 "renamed": tuple(renamed),
+                "peft": any(
+                    _is_of_peft(k, own, inner, tuple(names["prefixes"])) for k in (*board.entries, *board.params)
+                ),
             },
         )
     )
+
+
+def _is_of_peft(key: str, own: set[str], inner: set[str], prefixes: tuple[str, ...]) -> bool:
+    """Whether a key is one that PEFT makes; adapters that people write themselves have names of the same beginnings."""
+    steps = key.split(".")
+    at = next((i for i, step in enumerate(steps) if step in own), len(steps))
+    return key.startswith(prefixes) or bool(inner.intersection(steps)) or len(steps) > at + 2
 
 
 def _bare(key: str, inner: set[str], prefixes: tuple[str, ...]) -> str:
