@@ -396,7 +396,7 @@ class _Asked:
 
         report = diagnose(facts, all_rules(), choice=self.choice)
         if not facts.has_target and report.verdict is Verdict.UNKNOWN:
-            report = replace(report, candidates=tuple(_candidates()))
+            report = replace(report, candidates=tuple(_candidates(facts.checkpoint)))
         if self.explain:
             where = facts.environment if facts.environment_known else None
             report = replace(report, explanations=tuple(explanations(report.findings, where)))
@@ -1085,13 +1085,14 @@ def _environment(
     return here if here.torch is not None else None
 
 
-def _candidates() -> list[str]:
+def _candidates(checkpoint: Checkpoint) -> list[str]:
     from pathlib import Path
 
     from relight.live.capture import discover
 
     here = f"{Path.cwd()}{os.sep}"
-    return [found.removeprefix(here) for found in discover(str(Path.cwd()))]
+    keys = [t.key for t in (*checkpoint.tensors, *checkpoint.lost)]
+    return [found.removeprefix(here) for found in discover(str(Path.cwd()), keys)]
 
 
 def explain_rule(selector: str) -> dict[str, Any]:

@@ -301,10 +301,12 @@ trained.ckpt: the file is sound. Not compared with a model yet.
   Lightning 2.6.6, epoch 2, step 8; 6 tensors, 139 values; Adam state.
   To compare it with a LightningModule in this folder:
     relight check trained.ckpt --target models.py:Trained
-    relight check trained.ckpt --target models.py:Renamed
     relight check trained.ckpt --target models.py:Grown
+    relight check trained.ckpt --target models.py:Renamed
     relight check trained.ckpt --target models.py:Classic
     relight check trained.ckpt --target models.py:Injected
+  Or all of models.py, ranked by what fits:
+    relight check trained.ckpt --target 'models.py:*'
 """)
 
 

@@ -146,6 +146,19 @@ def test_failures_are_not_kept(stub, folder):
     assert build_target("later.py:Net").spec is not None
 
 
+def test_discover_puts_first_what_the_keys_begin_with(folder):
+    source = (
+        "import lightning as L\n"
+        "class Base(L.LightningModule):\n    def setup_it(self): self.encoder = 1\n"
+        "class Other(L.LightningModule):\n    def __init__(self): self.body, self.head = 1, 2\n"
+        "class Net(Base):\n    def __init__(self): self.head = 1\n"
+    )
+    folder({"a/models.py": source})
+    assert discover("a", ["module.encoder.0.weight", "module.head.weight"])[0].endswith("models.py:Net")
+    assert discover("a", ["body.weight", "head.weight"])[0].endswith("models.py:Other")
+    assert discover("a")[0].endswith("models.py:Base")
+
+
 def test_discover(folder):
     folder({"a/models.py": "import lightning as L\nclass Net(L.LightningModule): pass\n"})
     assert discover() == ["a/models.py:Net"]

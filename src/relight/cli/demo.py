@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,17 +70,21 @@ def command(copy: str | None, color: str) -> int:
     cases = list(CASES)
     if all(importlib.util.find_spec(name) for name in ("torch", "pytorch_lightning")):
         cases.append(LIVE)
-    before = Path.cwd()
-    os.chdir(FILES)  # so that the commands that are printed are the ones that work there
-    try:
-        for case in cases:
-            click.echo(style.paint(f"# {case.title}", "dim"))
-            click.echo(style.paint(f"$ {case.command}", "dim"))
-            report = api.check(
-                case.file, target=case.target, intent=case.intent, announce=options.announcer(quiet=False)
-            )
-            click.echo(text.render(report, style))
-    finally:
-        os.chdir(before)
+    # In a copy: the commands are the ones that work in the folder of `--copy`, and the history of a checkout is not asked.
+    with tempfile.TemporaryDirectory(prefix="relight-demo-") as folder:
+        files = Path(folder, "files")
+        shutil.copytree(FILES, files, ignore=shutil.ignore_patterns("__pycache__"))
+        before = Path.cwd()
+        os.chdir(files)
+        try:
+            for case in cases:
+                click.echo(style.paint(f"# {case.title}", "dim"))
+                click.echo(style.paint(f"$ {case.command}", "dim"))
+                report = api.check(
+                    case.file, target=case.target, intent=case.intent, announce=options.announcer(quiet=False)
+                )
+                click.echo(text.render(report, style))
+        finally:
+            os.chdir(before)
     click.echo(f"To try things on these files: relight demo --copy FOLDER. They lie in {FILES}.")
     return 0

@@ -94,11 +94,21 @@ def parse_target(argument: str) -> TargetName:
     return TargetName(None, left, name)
 
 
-def discover(folder: str = ".") -> list[str]:
-    """Targets under a folder: LightningModules found by parsing, as one would pass them to ``--target``."""
+def discover(folder: str = ".", keys: Iterable[str] = ()) -> list[str]:
+    """Targets under a folder: LightningModules found by parsing, as one would pass them to ``--target``.
+
+    Args:
+        folder: Where to look.
+        keys: Of a state_dict: classes that assign what these begin with come first.
+    """
     tree = SourceTree(folder)
     prefix = "" if os.path.normpath(folder) == "." else os.path.normpath(folder) + os.sep
-    return [f"{prefix}{c.file}:{c.name}" for c in tree.lightning_modules()]
+    wrapper = re.compile(r"^(?:module\.|_orig_mod\.)*")
+    first = {wrapper.sub("", key).partition(".")[0] for key in keys}
+    found = tree.lightning_modules()
+    if first and len(found) > 1:
+        found.sort(key=lambda c: -len(first & tree.attributes(c)))
+    return [f"{prefix}{c.file}:{c.name}" for c in found]
 
 
 def build_target(

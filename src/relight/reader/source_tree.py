@@ -138,6 +138,29 @@ class SourceTree:
             )
         return sorted(out, key=lambda c: (c.file, c.line))
 
+    def attributes(self, location: ClassLocation) -> frozenset[str]:
+        """Names that a class and its bases in this folder assign to ``self``: what its keys would begin with."""
+        out: set[str] = set()
+        seen: set[str] = set()
+        todo = [location]
+        while todo:
+            place = todo.pop()
+            tree = self._tree(place.file)
+            for node in _statements(tree.body if tree is not None else []):
+                if isinstance(node, ast.ClassDef) and node.name == place.name and node.lineno == place.line:
+                    out.update(
+                        n.attr
+                        for n in ast.walk(node)
+                        if isinstance(n, ast.Attribute)
+                        and isinstance(n.ctx, ast.Store)
+                        and isinstance(n.value, ast.Name)
+                        and n.value.id == "self"
+                    )
+                    bases = {_name(b) for b in node.bases} - seen - {"LightningModule"}
+                    seen |= bases
+                    todo += [found for base in sorted(bases) if base for found in self.classes_named(base)[:1]]
+        return frozenset(out)
+
     def classes_named(self, name: str) -> list[ClassLocation]:
         """Classes and functions of this name at the top level of a file, those nearest to the folder first."""
         defined = rb"^[ \t]*(?:class|(?:async[ \t]+)?def)[ \t]+%s\b" % re.escape(name.encode())

@@ -118,6 +118,10 @@ def _about(report: Report, style: Style) -> Iterator[str]:
             )
             for candidate in report.candidates[:5]:
                 yield f"    relight check {shlex.quote(report.origin)} --target {shlex.quote(candidate)}"
+            file = report.candidates[0].rpartition(":")[0]
+            if sum(c.rpartition(":")[0] == file for c in report.candidates) > 2:
+                yield from wrapped(f"Or all of {file}, ranked by what fits:", style)
+                yield f"    relight check {shlex.quote(report.origin)} --target {shlex.quote(f'{file}:*')}"
         else:
             yield from wrapped("To compare it with a model: --target package.module:Class, or file.py:Class.", style)
     elif report.unknown:

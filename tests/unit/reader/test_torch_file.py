@@ -264,5 +264,7 @@ def test_a_state_dict_two_steps_below_the_root(tmp_path):
 
 def test_no_state_dict_at_any_depth(tmp_path):
     torch = pytest.importorskip("torch")
-    torch.save({"a": {"b": {"c": [torch.zeros(2)], "d": 1, "e": 2, "t": torch.zeros(1)}}, "args": {}}, tmp_path / "f.pt")
+    torch.save(
+        {"a": {"b": {"c": [torch.zeros(2)], "d": 1, "e": 2, "t": torch.zeros(1)}}, "args": {}}, tmp_path / "f.pt"
+    )
     assert open_checkpoint(tmp_path / "f.pt").state_dict_path is None
