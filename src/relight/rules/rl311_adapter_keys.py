@@ -90,7 +90,7 @@ class AdapterKeys(Rule):
             name="adapters of the model's own making",
             file=File(tensors={"fc.weight": (4, 4), "fc.lora_A": (2, 4), "fc.lora_B": (4, 2)}),
             model=Model(params={"fc.weight": (4, 4)}),
-            cause="merged-vs-unmerged-lora",
+            cause="peft-lora-keys",
         ),
         Silent(name="adapters on both sides", file=File(tensors={**_BASE, **_LORA}),
                model=Model(params={**_BASE, **_LORA})),
