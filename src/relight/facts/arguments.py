@@ -24,14 +24,12 @@ class Arguments:
         dropped: (name, value) pairs that Lightning drops.
         missing: Required arguments that nothing is passed for.
         renamed: Dropped name to the unfilled argument that it was probably renamed to.
-        guessed: Those of them that only their names, or that nothing else is left, speak for.
     """
 
     passed: tuple[str, ...]
     dropped: tuple[tuple[str, Value], ...]
     missing: tuple[InitParam, ...]
     renamed: dict[str, InitParam]
-    guessed: frozenset[str] = frozenset()
 
 
 def sort_arguments(
@@ -71,8 +69,7 @@ def sort_arguments(
     # They were saved as the contents of one argument, which has another name now: none of them is that argument.
     of_one = whole not in (None, "kwargs") and whole not in names
     renamed = {} if of_one else _renames(dict(dropped), unfilled, sizes)
-    guessed = frozenset(n for n, p in renamed.items() if not any(follows(dict(dropped)[n], p, s) for s in sizes))
-    return Arguments(passed, dropped, missing, renamed, guessed)
+    return Arguments(passed, dropped, missing, renamed)
 
 
 def _renames(

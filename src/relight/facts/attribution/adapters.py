@@ -15,10 +15,10 @@ def match_adapters(board: Board) -> None:
     The names say what they are: ``base_layer`` holds the layer that is adapted, ``lora_A`` and the like the adapter.
     """
     names = data.load("key_patterns")["adapters"]
-    own, inner = set(names["tensors"]), set(names["inner"])
+    own, inner, prefixes = set(names["tensors"]), set(names["inner"]), tuple(names["prefixes"])
     if not any(own.intersection(key.split(".")) for key in (*board.entries, *board.params)):
         return
-    pairs = _base_pairs(board, own, inner, tuple(names["prefixes"]))
+    pairs = _base_pairs(board, own, inner, prefixes)
     paired = {k for pair in pairs for k in pair}
     renamed = _renamed_adapters(board, own, paired)
     paired |= {k for pair in renamed for k in pair}
@@ -46,9 +46,7 @@ def match_adapters(board: Board) -> None:
                 "alone": alone,
                 "base": tuple(pairs),
                 "renamed": tuple(renamed),
-                "peft": any(
-                    _is_of_peft(k, own, inner, tuple(names["prefixes"])) for k in (*board.entries, *board.params)
-                ),
+                "peft": any(_is_of_peft(k, own, inner, prefixes) for k in (*board.entries, *board.params)),
             },
         )
     )
