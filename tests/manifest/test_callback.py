@@ -286,11 +286,34 @@ def test_secrets_of_a_command_line():
     token = "hf_" + "a1B2" * 8
     line = ["train.py", "--lr=0.1", "--api-key", "abc", "--token=xyz", f"--name={token}", token, "PASSWORD=q", "run-7"]
     line += ["https://me:pw@host/data", os.sep.join(["data", "set1"])]
+    line += [
+        "https://host/x?run=3&access_token=abc",
+        "{'api_key': 'abc', 'n': 1}",
+        "Authorization: Bearer abc",
+        "sk-12345678",
+    ]
     shown = environment.command_line(line)
     assert shown == [
         "train.py", "--lr=0.1", "--api-key", "***", "--token=***", "--name=***", "***", "PASSWORD=***", "run-7",
         "https://***@host/data", os.sep.join(["data", "set1"]),
+        "https://host/x?run=3&access_token=***", "{'api_key': ***", "Authorization: ***", "***",
     ]  # fmt: skip
+
+
+def test_values_of_the_data_are_not_written_down():
+    """Forms only: text, and lists of numbers that are longer than a size is, are the user's."""
+    x = torch.arange(6.0).reshape(2, 3)
+    assert behaviour.call_of((x, "train", (224, 224)), {"scale": 2.0}, torch) == {
+        "args": [
+            {"tensor": "float32", "shape": [2, 3]},
+            {"value": "train"},
+            {"tuple": [{"value": 224}, {"value": 224}]},
+        ],
+        "kwargs": {"scale": {"value": 2.0}},
+    }
+    for private in ("a sentence of somebody", ["word"], {"name": "word"}, list(range(9)), "x" * 40):
+        with pytest.raises(behaviour.Unsuitable, match="not written down"):
+            behaviour.call_of((x, private), {}, torch)
 
 
 def test_a_manifest_that_is_too_large_gives_up_what_tells_least():
@@ -299,3 +322,37 @@ def test_a_manifest_that_is_too_large_gives_up_what_tells_least():
     manifest = json.loads(recorder.text())
     assert manifest["omitted"] == {"integrity": "too large"}
     assert "architecture" in manifest
+
+
+# ---------------------------------------------------------------- the probe belongs to what is saved
+
+
+def test_a_slow_model_is_asked_less_from_the_next_save_on(tmp_path, monkeypatch):
+    """What was asked stands beside its own answer: a form cut meanwhile made an unchanged model look changed."""
+    monkeypatch.setattr(probing, "_SLOW", 0.0)
+    _, trainer = _run(tmp_path / "a.ckpt", callbacks=[relight.CheckpointManifest()])
+    trainer.save_checkpoint(tmp_path / "b.ckpt")
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    for name, batch in (("a", 8), ("b", 1)):
+        found = json.loads(_saved(tmp_path / f"{name}.ckpt")[KEY])["probe"]
+        assert found["input"]["args"][0]["shape"] == [batch, 2]
+        assert found["outputs"][0]["shape"] == [batch, 2]
+    assert "the first time" in json.loads(_saved(tmp_path / "c.ckpt")[KEY])["omitted"]["probe"]
+
+
+def test_averaged_weights_have_no_probe_of_others(tmp_path):
+    """The file gets the average, the model has its own: what it answers says nothing of the file."""
+    kept = {}
+
+    class Saving(lightning.pytorch.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+            kept.update({k: v.clone() for k, v in pl_module.state_dict().items()})
+
+    averaging = lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.5)
+    _run(tmp_path / "b.ckpt", callbacks=[averaging, relight.CheckpointManifest(), Saving()])
+    saved = _saved(tmp_path / "a.ckpt")
+    manifest = json.loads(saved[KEY])
+    assert not torch.equal(saved["state_dict"]["head.weight"], kept["head.weight"])
+    assert "probe" not in manifest
+    assert "the file gets another" in manifest["omitted"]["probe"]

@@ -75,6 +75,7 @@ class Outcome:
         predictions: How many rows have another largest value, and of how many.
         largest: The largest difference that was seen.
         form: The input in words: ``64 x 2``.
+        shapes: Shapes of the outputs then and now, in words, where they are not the same.
     """
 
     same: bool | None
@@ -82,10 +83,13 @@ class Outcome:
     predictions: tuple[int, int] | None = None
     largest: float = 0.0
     form: str = ""
+    shapes: tuple[str, str] | None = None
 
     @property
     def text(self) -> str:
         """One sentence on a difference."""
+        if self.shapes is not None:
+            return f"the outputs had the shape {self.shapes[0]} and have {self.shapes[1]} now"
         changed = ""
         if self.predictions is not None and self.predictions[0]:
             changed = f"{self.predictions[0]} of {self.predictions[1]} predictions change, "
@@ -104,10 +108,13 @@ def compare(manifest: Manifest, replay: Replay | None) -> Outcome | None:
         return Outcome(same=None, reason="it answers differently every time", form=form)
     kinds = {str(probe.get("dtype")), str(replay.answer.get("dtype"))}
     tolerance = max(_TOLERANCE.get(kind, 5e-2) for kind in kinds)
-    before, now = listed(probe.get("outputs")), listed(replay.answer.get("outputs"))
-    shapes = [[o.get("shape") for o in side if isinstance(o, Mapping)] for side in (before, now)]
+    before, now = (
+        [o for o in listed(side.get("outputs")) if isinstance(o, Mapping)] for side in (probe, replay.answer)
+    )
+    shapes = [[o.get("shape") for o in side] for side in (before, now)]
     if shapes[0] != shapes[1]:
-        return Outcome(same=False, largest=math.inf, form=form)
+        was, is_now = (", ".join(" x ".join(map(str, listed(s))) or "()" for s in side) or "none" for side in shapes)
+        return Outcome(same=False, largest=math.inf, form=form, shapes=(was, is_now))
     same, largest = True, 0.0
     changed = rows = 0
     for one, two in zip(before, now, strict=True):

@@ -10,12 +10,16 @@ tolerance.
 # ruff: noqa: B905, SIM105, SIM117, PERF401 - written for Python 3.8
 
 import contextlib
+import copy
 import math
+import re
 
 SEED = 20240229
 GENERATOR = "hash20/1"  # how inputs are made: another way is another question
 SAMPLE, ROWS, LEAVES = 64, 64, 16
 ELEMENTS = 1 << 18
+NUMBERS = 8  # as many as a size or a stride may have: more of them are data
+FLAG = re.compile(r"[A-Za-z_][\w.\-]{0,31}$").match
 BUFFERS = 64 * 1024 * 1024
 
 
@@ -37,8 +41,17 @@ def form_of(value, torch, depth=0):
             out["low"] = int(flat.min()) if flat.numel() else 0
             out["high"] = int(flat.max()) if flat.numel() else 0
         return out
+    if isinstance(value, str) and (depth or not FLAG(value)):
+        # A word may choose a branch, as mode="train"; anything else is somebody's text.
+        raise Unsuitable("an argument is text, which is not written down")
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) > NUMBERS
+        and not any(isinstance(v, torch.Tensor) for v in value)
+    ):
+        raise Unsuitable("an argument is a list of values, which are not written down")
     if depth < 4 and isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return {type(value).__name__: [form_of(v, torch, depth + 1) for v in value]}
     if depth < 4 and isinstance(value, dict) and all(isinstance(k, str) for k in value):
@@ -68,15 +81,16 @@ def call_of(args, kwargs, torch):
 
 
 def cut(form):
-    """Make one example of a batch; whether there was more than one."""
+    """The form with one example in place of a batch; None where it has no more than one already."""
+    form = copy.deepcopy(form)
     tensors = [t for t in _tensors(form) if t["shape"]]
     batch = tensors[0]["shape"][0] if tensors else 0
     if batch < 2:
-        return False
+        return None
     for t in tensors:
         if t["shape"][0] == batch:
             t["shape"][0] = 1
-    return True
+    return form
 
 
 def _tensors(form):

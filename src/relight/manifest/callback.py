@@ -151,5 +151,6 @@ class _Hooks:
         if self._options["probe"]:
             from relight.manifest import probing
 
-            recorder.take("probe", lambda: probing.probe(pl_module, self._probing, self._options["example"]))
+            saved = checkpoint.get("state_dict")
+            recorder.take("probe", lambda: probing.probe(pl_module, self._probing, self._options["example"], saved))
         record.put(checkpoint, recorder.text())

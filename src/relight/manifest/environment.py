@@ -14,6 +14,9 @@ from typing import Any
 _SECONDS = 2.0  # a repository on a slow network folder must not hold up a training
 _SECRET = re.compile(r"key|token|secret|passw|pwd|credential|auth|bearer|private", re.IGNORECASE)
 _LONG = re.compile(r"^(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_\-+/=]{24,}$")
+# How the tokens of well-known services begin, and a JSON web token: shorter, or with dots.
+_KNOWN = re.compile(r"^(sk-|sk_|pk_|gh[pousr]_|github_pat_|hf_|glpat-|xox[abprs]-|AKIA|ASIA|eyJ[\w-]+\.)[\w.\-]{8,}$")
+_INSIDE = re.compile(rf"({_SECRET.pattern})[\w\-]*['\"]?\s*[:=]\s*", re.IGNORECASE)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 
@@ -100,10 +103,14 @@ def command_line(arguments: list[str]) -> list[str]:
             continue
         name, equals, value = argument.partition("=")
         hide = argument.startswith("-") and not equals and bool(_SECRET.search(argument))
-        if equals and (_SECRET.search(name) or _LONG.match(value)):
+        if equals and (_SECRET.search(name) or _LONG.match(value) or _KNOWN.match(value)):
             out.append(f"{name}={HIDDEN}")
-        elif _LONG.match(argument) and not os.path.exists(argument):
+        elif _KNOWN.match(argument) or (_LONG.match(argument) and not os.path.exists(argument)):
             out.append(HIDDEN)
         else:
+            # What has several parts, as an address with a query or a dict, ends where the first secret begins.
+            inside = _INSIDE.search(argument)
+            if inside is not None:
+                argument = argument[: inside.end()] + HIDDEN
             out.append(_LOGIN.sub(f"{HIDDEN}@", argument)[:500])
     return out

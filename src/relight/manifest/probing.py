@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +14,7 @@ from relight.manifest.reasons import reason_of
 
 # Saving a gigabyte takes seconds: what is asked at each save may take a twentieth of that.
 _SLOW = 0.25
+_COMPARED = 64_000_000  # bytes
 _WHOLE = ("SingleDeviceStrategy", "SingleDevicePlugin", "DDPStrategy")
 
 
@@ -58,8 +61,14 @@ class Watch:
             self._handles.pop().remove()
 
 
-def probe(model: Any, watch: Watch | None, example: Any) -> dict[str, Any]:
+def probe(model: Any, watch: Watch | None, example: Any, saved: Any = None) -> dict[str, Any]:
     """The probe of a Lightning module at the time of saving.
+
+    Args:
+        model: The module.
+        watch: What was seen of its inputs, None for nothing.
+        example: An input that the caller gives, None for none.
+        saved: The state_dict as it is going to be saved.
 
     Raises:
         Unsuitable: There is no form of an input, or asking the model would disturb the run.
@@ -70,6 +79,7 @@ def probe(model: Any, watch: Watch | None, example: Any) -> dict[str, Any]:
         raise behaviour.Unsuitable(f"under {strategy} no process has the whole model")
     if watch is not None and watch.slow is not None:
         raise behaviour.Unsuitable(f"it took {watch.slow:.1f} s the first time")
+    _need_its_weights(model, saved, torch)
     if example is None:
         example = getattr(model, "example_input_array", None)
     start = time.perf_counter()
@@ -80,9 +90,37 @@ def probe(model: Any, watch: Watch | None, example: Any) -> dict[str, Any]:
     else:
         raise behaviour.Unsuitable(watch.reason if watch is not None and watch.reason else "no input was seen")
     took = time.perf_counter() - start
-    if watch is not None and took > _SLOW and not (example is None and watch.form and behaviour.cut(watch.form)):
-        watch.slow = took
+    if watch is not None and took > _SLOW:
+        smaller = behaviour.cut(watch.form) if example is None and watch.form else None
+        if smaller is None:
+            watch.slow = took
+        else:
+            watch.form = smaller  # from the next save on: the answer of this one belongs to the form of this one
     return out
+
+
+def _need_its_weights(model: Any, saved: Any, torch: ModuleType) -> None:
+    """See that the file gets the weights which the model has now: averages of them would answer otherwise.
+
+    Raises:
+        Unsuitable: It gets others, or nobody can tell at little cost.
+    """
+    if not isinstance(saved, Mapping):
+        return
+    left = _COMPARED
+    for key, mine in model.state_dict().items():
+        other = saved.get(key)
+        if other is None or other is mine or not isinstance(mine, torch.Tensor):
+            continue
+        if not isinstance(other, torch.Tensor) or (mine.shape, mine.dtype) != (other.shape, other.dtype):
+            raise behaviour.Unsuitable(f"the file gets another {key} than the model has")
+        if mine.data_ptr() == other.data_ptr() and mine.device == other.device:
+            continue
+        left -= mine.numel() * mine.element_size()
+        if left < 0:
+            raise behaviour.Unsuitable("the file gets copies of the weights, too many to compare")
+        if not torch.equal(torch.nan_to_num(mine), torch.nan_to_num(other).to(mine.device)):
+            raise behaviour.Unsuitable(f"the file gets another {key} than the model has")
 
 
 def from_example(model: Any, example: Any, torch: ModuleType) -> dict[str, Any]:
@@ -97,6 +135,7 @@ def from_example(model: Any, example: Any, torch: ModuleType) -> dict[str, Any]:
 
 
 def _answered(model: Any, path: str, form: dict[str, Any], torch: ModuleType, origin: str) -> dict[str, Any]:
+    form = copy.deepcopy(form)  # what was asked is written down beside the answer, whatever becomes of the form later
     out: dict[str, Any] = {"module": path, "input": form, "from": origin, "generator": behaviour.GENERATOR}
     out.update(behaviour.answer(model, path, form, torch))
     return out
