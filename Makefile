@@ -10,7 +10,7 @@ PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types contracts docs new-rule bench keymap mutations corpus clean \
-	oracle oracle-models oracle-lightning oracle-corpus
+	oracle oracle-models oracle-lightning oracle-corpus oracle-repairs
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,7 +62,7 @@ bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute o
 # Each part has an environment of its own, all of them ignored by git; `make --keep-going oracle` runs every part.
 ORACLE_LIGHTNING := 1.9 2.2
 
-oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
+oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus oracle-repairs)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
 
 oracle-models: .venv-oracle/installed
 	.venv-oracle/bin/python scripts/check_refactorings.py
@@ -75,6 +75,9 @@ oracle-lightning-%: .venv-lightning-%/installed
 oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_matrix.py '$(CORPUS)'
 	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
+
+oracle-repairs: $(VENV)/dev-installed
+	$(BIN)/python scripts/check_repairs.py '$(CORPUS)' '$(CROSSWALK)'
 
 .venv-oracle/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-oracle

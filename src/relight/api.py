@@ -592,7 +592,7 @@ def fix(
         elif loaded is None:
             reason = "the target is described, not there"
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
-        if not receipt.proved:
+        if not receipt.holds:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
             raise RepairError(source, f"no copy, the proof fails: {failed}")
     except BaseException:

@@ -55,10 +55,13 @@ relight: cannot repair injected.ckpt: nothing is done to it unasked
 def test_what_is_allowed(relight, demo):
     arguments = ("fix", "injected.ckpt", "--target", "injected.spec.json", "-o", "copy.ckpt", "--allow", "drop-object")
     assert relight.says(*arguments) == snapshot("""\
-copy.ckpt: written, 1 change, proved
+copy.ckpt: written, 1 change, proved but for what is left out
   hyper_parameters.layer  my_custom_module.MyCustomLayer -> left out
   4 tensors are what they were: 4 storages are equal, by their checksums.
   Checked again: no findings. Not loaded: the target is described, not there.
+
+Left out, and only in the old file:
+  hyper_parameters.layer: my_custom_module.MyCustomLayer is left out
 """)
     assert b"my_custom_module" not in (demo / "copy.ckpt").read_bytes()
 

@@ -243,6 +243,7 @@ class Choice:
         title: What the fix does.
         allow: What ``--allow`` calls it; None where it needs no permission.
         reason: Why it is not taken; empty where it is.
+        assumed: Whether it rests on something that the file cannot confirm: an order, which name is which.
     """
 
     code: str
@@ -251,6 +252,7 @@ class Choice:
     title: str
     allow: str | None = None
     reason: str = ""
+    assumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form."""
@@ -261,6 +263,7 @@ class Choice:
             "title": self.title,
             "allow": self.allow,
             "reason": self.reason,
+            "assumed": self.assumed,
         }
 
 
@@ -338,6 +341,9 @@ class Written:
         new_storages: For the proof: (new record, old record) of every storage that was copied.
         whole: Whether a pickle was written anew rather than edited in place of a few tokens.
         pickle: SHA-256 of the pickle that was written; empty for files that have none.
+        assumed: (what, how) of changes after which code may take another path without an error.
+        dropped: (what, how) of what the new file does not hold any more.
+        invented: (what, how) of values that no file held.
     """
 
     path: str
@@ -352,6 +358,9 @@ class Written:
     new_storages: tuple[tuple[str, str], ...] = ()
     whole: bool = False
     pickle: str = ""
+    assumed: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
+    invented: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -381,9 +390,20 @@ class Receipt:
     loaded_by: str = ""
 
     @property
-    def proved(self) -> bool:
+    def holds(self) -> bool:
         """Whether everything that was asked holds."""
         return all(ok for _, ok, _ in self.checks) and self.loaded != "no"
+
+    @property
+    def assumed(self) -> tuple[tuple[str, str], ...]:
+        """(what, how) of what no check can confirm: which name is which, whether code needs more than plain data."""
+        chosen = tuple((c.message, c.title) for c in self.plan.chosen if c.assumed)
+        return (*chosen, *self.written.assumed)
+
+    @property
+    def proved(self) -> bool:
+        """Whether everything holds, and nothing was assumed, left out or invented."""
+        return self.holds and not (self.assumed or self.written.dropped or self.written.invented)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, schema ``relight/fix/1``."""
@@ -395,7 +415,16 @@ class Receipt:
             "relight_version": __version__,
             "source": {"path": self.plan.source, "digest": self.plan.digest},
             "output": {"path": written.path, "digest": written.digest},
+            "holds": self.holds,
             "proved": self.proved,
+            **{
+                name: [{"what": what, "text": text} for what, text in lines]
+                for name, lines in (
+                    ("assumed", self.assumed),
+                    ("dropped", written.dropped),
+                    ("invented", written.invented),
+                )
+            },
             "plan": self.plan.to_dict(),
             "changes": [{"what": what, "text": text} for what, text in written.changes],
             "records": {

@@ -56,6 +56,7 @@ def plan(report: Report, digest: str, allow: Collection[str] = ()) -> Plan:
                 title=fix.title.rstrip(":"),
                 allow=fix.allow,
                 reason=reason,
+                assumed=fix.applicability is Applicability.MANUAL,
             )
             taken = taken or not reason
             (rejected if reason else chosen).append(choice)

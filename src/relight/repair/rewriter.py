@@ -261,6 +261,9 @@ class _Pickled:
             new_storages=tuple(pairs),
             whole=draft.whole,
             pickle=hashlib.sha256(draft.pickle).hexdigest(),
+            assumed=tuple(self.edited.assumed),
+            dropped=tuple(self.edited.dropped),
+            invented=tuple(self.edited.invented),
         )
 
     # ------------------------------------------------------------ records
@@ -459,6 +462,7 @@ class _Safetensors:
             bytes_copied=at,
             untouched=count,
             new_storages=tuple((rename.get(k, k), k) for k in header if k not in drop and k != "__metadata__"),
+            dropped=((_some(sorted(drop)), f"left out ({_tensors(len(drop))})"),) if drop else (),
         )
 
 

@@ -43,6 +43,9 @@ class Edited:
         changed: Tensors that were turned, cut or put together.
         plain: What became plain data: (where, what it was, what it is now).
         moved_metadata: Module paths that ``_metadata`` has under another name now.
+        assumed: (what, how) of changes after which code may take another path.
+        dropped: (what, how) of what is not there any more.
+        invented: (what, how) of values that were not there.
     """
 
     root: Value
@@ -50,6 +53,9 @@ class Edited:
     changed: int = 0
     plain: list[tuple[str, str, str]] = field(default_factory=list)
     moved_metadata: dict[str, str] = field(default_factory=dict)
+    assumed: list[tuple[str, str]] = field(default_factory=list)
+    dropped: list[tuple[str, str]] = field(default_factory=list)
+    invented: list[tuple[str, str]] = field(default_factory=list)
 
 
 def edit_tree(
@@ -75,8 +81,9 @@ def edit_tree(
             _set_entry(out.root, edit)
         elif isinstance(edit, DropEntry):
             _drop_entry(out.root, edit)
+            out.dropped.append((".".join(edit.path), "left out"))
         elif isinstance(edit, MoveEntry):
-            out.root = _move_entry(out.root, edit)
+            out.root = _move_entry(out, edit)
         elif isinstance(edit, ReplaceGlobal):
             _replace_global(out.root, edit)
         elif isinstance(edit, SetDevice):
@@ -155,8 +162,44 @@ def _edit_keys(
         raise CannotEdit(f"two tensors would be called {double}")
     pairs[:] = after
     out.changed += len(made)
+    _note_lost(drop, convert, values, {k for k, _ in after if isinstance(k, str)}, dict(after), storages, out)
     if isinstance(holder, Call) and rename:
         out.moved_metadata = _rename_metadata(holder, rename)
+
+
+def _note_lost(
+    drop: Iterable[str],
+    convert: Mapping[str, tuple[tuple[str, ...], str, tuple[int, ...]]],
+    values: Mapping[str, Value],
+    names: Iterable[str],
+    after: Mapping[Any, Value],
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> None:
+    """Say which values the new file does not hold: tensors without another name, and parts that nothing takes."""
+    reader = TensorReader(storages)
+
+    def place(value: Value, key: str) -> tuple[object, ...] | None:
+        entry = reader.read(value, key, ObjectPath((key,)))
+        return (entry.storage_id, entry.offset, entry.shape, entry.stride) if isinstance(entry, TensorEntry) else None
+
+    gone = sorted(drop)
+    kept = {place(after[name], name) for name in names} if gone else set()
+    lost = [key for key in gone if (where := place(values[key], key)) is None or where not in kept]
+    if lost:
+        out.dropped.append((_some(lost), f"left out ({len(lost):,} tensor{'s' if len(lost) != 1 else ''})"))
+    taken: dict[str, int] = {}
+    for sources, op, shape in convert.values():
+        if len(sources) == 1 and op.split(":")[0] in ("slice", "split"):
+            taken[sources[0]] = taken.get(sources[0], 0) + math.prod(shape)
+    for key, count in taken.items():
+        entry = reader.read(values[key], key, ObjectPath((key,)))
+        if isinstance(entry, TensorEntry) and count < math.prod(entry.shape):
+            out.dropped.append((key, f"{math.prod(entry.shape) - count:,} of its {math.prod(entry.shape):,} values"))
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _merge(into: dict[str, str], pairs: Iterable[tuple[str, str]]) -> None:
@@ -329,7 +372,8 @@ def _drop_entry(root: Value, edit: DropEntry) -> None:
     pairs[:] = kept
 
 
-def _move_entry(root: Value, edit: MoveEntry) -> Value:
+def _move_entry(out: Edited, edit: MoveEntry) -> Value:
+    root = out.root
     if not edit.old:
         return DictNode([(edit.new[-1], root)])
     old, new = edit.old[-1], edit.new[-1]
@@ -337,6 +381,8 @@ def _move_entry(root: Value, edit: MoveEntry) -> Value:
     if not any(k == old and isinstance(k, str) for k, _ in pairs):
         raise CannotEdit(f"there is no entry {'.'.join(edit.old)} in it")
     kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == new)]
+    if len(kept) < len(pairs):
+        out.dropped.append((".".join(edit.new), f"what stood there, in favour of {'.'.join(edit.old)}"))
     pairs[:] = [(new if isinstance(k, str) and k == old else k, v) for k, v in kept]
     return root
 
@@ -396,3 +442,7 @@ def _make_plain(out: Edited, edit: MakePlain) -> None:
         raise CannotEdit(f"{path} is {what}, which has no plain form; --allow drop-object leaves it out")
     out.root = done.root
     out.plain = list(done.changes)
+    out.dropped += [(path, f"{was} is left out") for path, was, becomes in done.inexact if becomes == plain_data.LEFT_OUT]
+    out.assumed += [
+        (path, f"{was} -> {becomes}") for path, was, becomes in done.inexact if becomes != plain_data.LEFT_OUT
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.edits import Plan, Receipt
 from relight.core.finding import Evidence
+from relight.facts.describe import listed
 from relight.repair.rewriter import words
 from relight.report.layout import Style, columns, joined, wrapped
 
@@ -25,12 +26,35 @@ def plan(made: Plan, style: Style) -> str:
 def _receipt(done: Receipt, style: Style) -> Iterator[str]:
     written = done.written
     count = len(written.changes)
-    head = f"{written.path}: written, {count} change{'' if count == 1 else 's'}, proved"
-    yield style.paint(head, "good")
+    head = f"{written.path}: written, {count} change{'' if count == 1 else 's'}, "
+    head += "proved" if done.proved else f"proved but for what is {listed(_reserved(done))}"
+    yield style.paint(head, "good" if done.proved else "bold")
     yield from _changes(written.changes, style)
     yield from wrapped(_untouched(done), style)
     yield from wrapped(_answer(done), style)
+    yield from _reservations(done, style)
     yield from _not_done(done.plan, style)
+
+
+def _reserved(done: Receipt) -> list[str]:
+    named = (("assumed", done.assumed), ("left out", done.written.dropped), ("invented", done.written.invented))
+    return [word for word, lines in named if lines]
+
+
+def _reservations(done: Receipt, style: Style) -> Iterator[str]:
+    """What no check can confirm, in full: it is for the reader to know."""
+    for title, lines in (
+        ("Assumed, not proved:", done.assumed),
+        ("Left out, and only in the old file:", done.written.dropped),
+        ("Invented, in no file:", done.written.invented),
+    ):
+        if lines:
+            yield ""
+            yield title
+            for what, text in lines[:_MOST]:
+                yield from wrapped(f"{what}: {text}", style)
+            if len(lines) > _MOST:
+                yield from wrapped(f"and {len(lines) - _MOST} more, in --format json", style)
 
 
 def _changes(changes: tuple[tuple[str, str], ...], style: Style) -> Iterator[str]:
