@@ -8,7 +8,8 @@ The functions have the names of the commands and give the same results:
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `rank_targets` does so with several models: which class was this?
 - `fix` writes a corrected copy and proves that it is one; `plan` says what it would do.
-- `load` is ``load_from_checkpoint`` that repairs what is safe to repair, and says why where it cannot load.
+- `load` is ``load_from_checkpoint`` that repairs what is safe to repair, and says why where it cannot load; `report_of`
+  says what it did.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -35,12 +36,13 @@ if TYPE_CHECKING:
         map_keys,
         plan,
         rank_targets,
+        report_of,
         spec,
         verify,
         write_baseline,
     )
     from relight.core.checkpoint import Checkpoint
-    from relight.core.edits import Plan, Receipt
+    from relight.core.edits import LoadReport, Plan, Receipt
     from relight.core.errors import (
         LoadError,
         MissingFact,
@@ -65,6 +67,7 @@ _HOMES = {
     "map_keys": "relight.api",
     "plan": "relight.api",
     "rank_targets": "relight.api",
+    "report_of": "relight.api",
     "spec": "relight.api",
     "verify": "relight.api",
     "with_manifest": "relight.manifest.plain",
@@ -75,6 +78,7 @@ _HOMES = {
     "Finding": "relight.core.finding",
     "Fix": "relight.core.finding",
     "LoadError": "relight.core.errors",
+    "LoadReport": "relight.core.edits",
     "MissingFact": "relight.core.errors",
     "ModelSpec": "relight.core.target",
     "Plan": "relight.core.edits",
@@ -95,6 +99,7 @@ __all__ = [
     "Finding",
     "Fix",
     "LoadError",
+    "LoadReport",
     "MissingFact",
     "ModelSpec",
     "Plan",
@@ -115,6 +120,7 @@ __all__ = [
     "map_keys",
     "plan",
     "rank_targets",
+    "report_of",
     "spec",
     "verify",
     "with_manifest",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import weakref
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import TypeAlias, TypeVar
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
-    from relight.core.edits import Plan, Receipt
+    from relight.core.edits import Edit, LoadReport, Plan, Receipt, Written
+    from relight.core.safety import Safety
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.engine.choice import Choice
     from relight.facts.diff import Difference
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from relight.facts.mapper.layers import Tensor
     from relight.facts.mapper.pairs import KeyMap
     from relight.facts.question import History
+    from relight.live.loading import RealLoad, Types
     from relight.reader.values import Statistics
     from relight.reader.verify import Verification
     from relight.report.printable import Ranking, Report
@@ -342,6 +346,7 @@ class _Asked:
         ignore: Mapping[str, str] | None,
         baseline: str | os.PathLike[str] | None,
         explain: bool,
+        types: Iterable[str] = (),
     ) -> None:
         from relight.core.errors import UsageError
         from relight.core.target import Intent, IntentCall
@@ -365,6 +370,7 @@ class _Asked:
             weights_only=weights_only,
             map_location=map_location,
             init=tuple(self.init),
+            types=tuple(types),
         )
         self.choice = _choice(self.path, select, ignore, baseline)
 
@@ -611,21 +617,25 @@ def load(
     map_location: object = None,
     hparams_file: str | None = None,
     allow: Sequence[str] = (),
+    types: Types = (),
     **hparams: object,
 ) -> ModelT:
     """``load_from_checkpoint`` that repairs what can be repaired safely, and says why where it cannot load.
 
-    The file stays as it is: repairs are made to a temporary copy, which is proved like any other and then removed. What
-    was repaired is said in a warning.
+    Nothing is written: repairs are made to what torch reads, in memory, and the file is diagnosed again with them before
+    it is loaded. What was repaired is said in a warning, and by `report_of`. Whatever the versions and the path, objects
+    are unpickled with ``weights_only=True``, unless the caller says otherwise.
 
     Args:
-        cls: A LightningModule class.
-        path: The checkpoint.
+        cls: A LightningModule class, or a LightningDataModule class.
+        path: The checkpoint: a file, a URL, or a folder that Lightning wrote from several processes.
         strict: ``strict`` of the call.
         weights_only: ``weights_only`` of the call.
         map_location: ``map_location`` of the call.
         hparams_file: ``hparams_file`` of the call.
         allow: Names of fixes that are not taken unasked, as for `fix`.
+        types: Classes whose objects are accepted as they are, and nothing else is: those of the caller's that the file
+            holds. Where it has another name for one, ``{"module.name": Class}``.
         **hparams: Further arguments of the constructor.
 
     Returns:
@@ -633,50 +643,202 @@ def load(
 
     Raises:
         SourceError: The file cannot be opened.
+        UsageError: The class does not load from checkpoints, or ``types`` holds something else than classes.
         LoadError: It does not load; the message is what `check` says, the cause what the library raised.
     """
-    import tempfile
     import warnings
 
-    from relight.core.errors import LoadError, RelightError
+    from relight.core.edits import LoadReport
+    from relight.core.errors import LoadError, SourceError
     from relight.core.safety import Safety
     from relight.facts.safety import safety
+    from relight.live.loading import RealLoad
+    from relight.reader.remote import is_url
     from relight.report import text
     from relight.report.layout import Style
 
+    origin = os.fspath(path)
     given: dict[str, Any] = {
         "strict": strict, "weights_only": weights_only, "map_location": map_location, "hparams_file": hparams_file,
     }  # fmt: skip
-    passed = {name: value for name, value in given.items() if value is not None}
-    found = inspect(path)  # a path that leads nowhere is said as everywhere else
-    if safety(found) is Safety.DANGEROUS:
-        raise LoadError(os.fspath(path), text.render(check(path), Style()))  # whatever the library would do with it
-    call: Any = getattr(cls, "load_from_checkpoint", None)
-    if call is None:
-        from relight.core.errors import UsageError
-
-        raise UsageError(f"{cls.__name__} has no load_from_checkpoint", "It loads LightningModules.")
+    real = RealLoad(cls, {**{k: v for k, v in given.items() if v is not None}, **hparams}, types)
     try:
-        model: ModelT = call(os.fspath(path), **passed, **hparams)
-    except Exception as error:
-        settings: dict[str, Any] = {
-            "target": cls, "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file,
-            "map_location": map_location if isinstance(map_location, str) else None, "init": hparams,
-        }  # fmt: skip
+        verdict = safety(inspect(path))  # a path that leads nowhere is said as everywhere else
+    except SourceError:
+        if not is_url(origin) or weights_only is False:
+            raise
+        verdict = Safety.UNKNOWN  # a server that gives out no parts of a file: nothing of it will run all the same
+    if verdict is Safety.DANGEROUS:
+        raise LoadError(origin, text.render(check(path), Style()))  # whatever the library would do with it
+    loaded = LoadReport(origin=origin, class_name=cls.__name__)
+    if os.path.isdir(path):
+        model: ModelT = _load_folder(real, origin, verdict)
+    else:
         try:
-            report = check(path, **settings)
-        except RelightError as defect:  # a class that no other process can find: of a notebook, of a function
-            raise LoadError(os.fspath(path), f"{type(error).__name__}: {error}\n(not explained: {defect})") from error
-        with tempfile.TemporaryDirectory(prefix="relight-") as folder:
-            copy = os.path.join(folder, "repaired.ckpt")
-            try:
-                receipt = fix(path, copy, allow=allow, prove="read", **settings)
-                model = call(copy, **passed, **hparams)
-            except Exception:
-                raise LoadError(os.fspath(path), text.render(report, Style())) from error
-        said = "; ".join(f"{what} {how}" for what, how in receipt.written.changes[:5])
-        warnings.warn(f"{os.fspath(path)} was repaired in a copy to be loaded: {said}", UserWarning, stacklevel=2)
+            model = real.model(origin)
+        except Exception as error:
+            asked: dict[str, Any] = {
+                "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file, "init": hparams,
+                "map_location": map_location if isinstance(map_location, str) else None, "types": real.type_names,
+            }  # fmt: skip
+            model, loaded = _load_repaired(cls, origin, real, asked, allow, error)
+            said = "; ".join(f"{what} {how}" for what, how in loaded.changes[:5])
+            warnings.warn(f"{origin} was repaired in memory to be loaded: {said}", UserWarning, stacklevel=2)
+    _loaded()[model] = loaded
     return model
+
+
+def report_of(model: object) -> LoadReport:
+    """What `load` did to load a model.
+
+    Args:
+        model: What it returned.
+
+    Raises:
+        UsageError: It was not loaded by `load`, in this process.
+    """
+    from relight.core.errors import UsageError
+
+    try:
+        return _loaded()[model]
+    except (KeyError, TypeError):
+        raise UsageError("this model was not loaded by relight.load", "A copy of one is another model.") from None
+
+
+@functools.cache
+def _loaded() -> weakref.WeakKeyDictionary[Any, LoadReport]:
+    """What was loaded, as long as it is there; nothing is added to the models themselves, which are saved again."""
+    import weakref
+
+    return weakref.WeakKeyDictionary()
+
+
+def _load_repaired(
+    cls: type[ModelT],
+    origin: str,
+    real: RealLoad,
+    question: Mapping[str, Any],
+    allow: Sequence[str],
+    error: Exception,
+) -> tuple[ModelT, LoadReport]:
+    """Load what did not load, with repairs in memory; where that does not help, say why."""
+    from dataclasses import replace
+
+    from relight.core.edits import LoadReport
+    from relight.core.errors import LoadError, RelightError
+    from relight.live.loading import downloaded, let_go, opened, target_of_failure
+    from relight.reader.detect import read
+    from relight.reader.remote import is_url
+    from relight.repair import planner
+    from relight.repair.rewriter import digest_of_source, splice
+    from relight.report import text
+    from relight.report.layout import Style
+
+    try:
+        file = downloaded(origin) if origin.startswith("http") else origin
+        asked = _Asked(
+            path=file,
+            environment=None,
+            intent="load",
+            select=None,
+            ignore=None,
+            baseline=None,
+            explain=False,
+            **question,
+        )
+        source = opened(file)
+    except RelightError:
+        raise LoadError(origin, f"{origin} does not load: {type(error).__name__}: {error}") from error
+    try:
+        checkpoint = read(source)
+        # Only where nothing is written is a file behind a URL repaired: to the planner it is one that is on no disk.
+        in_memory = f"{file.replace('://', ':')} in memory"
+        here = replace(checkpoint, origin=in_memory) if is_url(file) else checkpoint
+        # What failed here says what is needed, step by step, in no time. Another process, which builds the class as far
+        # as that goes, knows more, and takes seconds.
+        targets = [target_of_failure(error, cls)]
+        let_go(error)
+        tried: list[tuple[Edit, ...]] = []
+        elsewhere = False
+        while True:
+            target = targets[-1]
+            report = asked.report(asked.facts(here, target))
+            known = planner.names_to_allow(report)
+            plan = planner.plan(report, digest_of_source(source), [name for name in allow if name in known])
+            failure: Exception | None = None
+            if plan.edits and plan.edits not in tried:
+                tried.append(plan.edits)
+                try:
+                    repaired, written = splice(plan, source, checkpoint=here)
+                    if _as_planned(asked, plan, written, report, read(repaired.source(in_memory)), target):
+                        repaired.seek(0)
+                        model: ModelT = real.model(repaired)
+                        return model, LoadReport(
+                            origin=origin, class_name=cls.__name__, plan=plan, changes=written.changes, report=report
+                        )
+                except Exception as again:
+                    failure = again
+            if elsewhere:
+                break
+            if failure is not None:
+                further = target_of_failure(failure, cls)
+                let_go(failure)
+                if further.spec is not None and target.spec is None:
+                    targets.append(further)
+                    continue
+            elsewhere = True
+            described = _described_elsewhere(cls, checkpoint, asked)
+            if described is None:
+                break
+            targets.append(described)
+        if here is not checkpoint:
+            report = asked.report(asked.facts(checkpoint, target))
+        raise LoadError(origin, text.render(report, Style())) from error
+    finally:
+        source.close()
+
+
+def _described_elsewhere(cls: type, checkpoint: Checkpoint, asked: _Asked) -> Target | None:
+    """The class as another process builds it; None where that cannot find it: of a notebook, of a function."""
+    from relight.core.errors import UsageError
+
+    if not checkpoint.readable:
+        return None
+    try:
+        return _target(cls, checkpoint, asked.call, asked.intent.strict, asked.init, asked.hparams_file, None, None)
+    except UsageError:
+        return None
+
+
+def _as_planned(asked: _Asked, plan: Plan, written: Written, before: Report, again: Checkpoint, target: Target) -> bool:
+    """Whether what was to go is gone and nothing new has come up, as `fix` asks of a copy."""
+    from dataclasses import replace
+
+    from relight.repair import proof
+
+    target = replace(target, rehearsal=None, loaded=None, replay=None)  # those were of the file as it is
+    after = asked.report(asked.facts(again, target))
+    return not again.problems and proof.receipt(plan, written, [], before=before, after=after).proved
+
+
+def _load_folder(real: RealLoad, origin: str, verdict: Safety) -> Any:
+    """A folder, by way of what Lightning makes of it."""
+    from relight.core.checkpoint import Layout
+    from relight.core.errors import LoadError, RelightError
+    from relight.core.safety import Safety
+    from relight.live.loading import folder_content
+    from relight.report import text
+    from relight.report.layout import Style
+
+    if inspect(origin).layout is not Layout.DCP or verdict is not Safety.OK:
+        raise LoadError(origin, text.render(check(origin), Style()))
+    try:
+        return real.model_of(folder_content(origin), origin)
+    except RelightError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise LoadError(origin, f"{origin} is read, and does not load: {said}") from error
 
 
 def _nothing(plan: Plan, report: Report) -> str:

@@ -65,19 +65,29 @@ def test_a_copy_that_does_not_load_is_no_copy(folder):
 def test_load(folder):
     import nets_of_repairs
 
-    with pytest.warns(UserWarning, match=r"model.ckpt was repaired in a copy .*layer2 -> head"):
+    with pytest.warns(UserWarning, match=r"model.ckpt was repaired in memory .*layer2 -> head"):
         model = relight.load(nets_of_repairs.Net, "model.ckpt")
     saved = torch.load("model.ckpt", weights_only=False)["state_dict"]
     assert torch.equal(model.head.weight, saved["layer2.weight"])
     assert sorted(p.name for p in folder.glob("*.ckpt")) == ["model.ckpt"]
+    told = relight.report_of(model)
+    assert told.repaired
+    assert str(told).splitlines()[0] == "model.ckpt: loaded into Net, repaired in memory"
+    assert {f.name for f in told.report.findings} == {"not-plain-data", "renamed-module"}
 
 
 def test_load_where_nothing_is_wrong(folder):
     import nets_of_repairs
 
-    relight.fix("model.ckpt", "copy.ckpt", target="nets_of_repairs.py", prove="read")
-    model = relight.load(nets_of_repairs.Net, "copy.ckpt")  # warnings are errors here
+    state = {"head.weight": torch.randn(2, 8), "head.bias": torch.randn(2)}
+    hparams = {"width": 8, "out": 2}
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state, "hyper_parameters": hparams}, "copy.ckpt")
+    args = argparse.Namespace(**hparams)
+    model = relight.load(nets_of_repairs.Net, "copy.ckpt", args=args)  # warnings are errors here
     assert model.head.out_features == 2
+    assert str(relight.report_of(model)) == "copy.ckpt: loaded into Net as it is"
+    with pytest.raises(relight.UsageError, match="not loaded by relight"):
+        relight.report_of(torch.nn.Linear(1, 1))
 
 
 def test_load_says_why_not(folder):
@@ -87,6 +97,116 @@ def test_load_says_why_not(folder):
     with pytest.raises(relight.LoadError, match="the constructor needs args") as caught:
         relight.load(nets_of_repairs.Net, "bad.ckpt")
     assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_class_that_no_other_process_can_find(folder):
+    """Of a notebook, or of a function: what the load itself built says what is wrong, step by step."""
+    import weakref
+
+    import lightning
+
+    alive = weakref.WeakSet()
+    together = []
+
+    class Local(lightning.LightningModule):
+        def __init__(self, args):
+            super().__init__()
+            alive.add(self)
+            together.append(len(alive))
+            self.head = torch.nn.Linear(args.width, vars(args)["out"])
+
+    with pytest.warns(UserWarning, match="layer2 -> head"):
+        model = relight.load(Local, "model.ckpt")
+    assert {f.name for f in relight.report_of(model).report.findings} == {"not-plain-data", "renamed-module"}
+    assert together == [1, 1], "what a failed load has built is gone before the next begins"
+
+    class Other(Local):
+        def __init__(self, args):
+            super().__init__(args)
+            self.more = torch.nn.Linear(2, 2)
+
+    with pytest.raises(relight.LoadError, match=r"more  nn\.Linear") as caught:
+        relight.load(Other, "model.ckpt")
+    assert "Weights only load failed" in str(caught.value.__cause__), "what the file itself raised"
+
+
+def test_classes_that_the_caller_allows(folder):
+    """Their objects stay what they are, others become plain data, and what needs renaming is renamed."""
+    import nets_of_repairs
+
+    (folder / "nets_of_repairs.py").write_text(PICKY)
+    net = __import__("importlib").reload(nets_of_repairs).Net
+    with pytest.raises(relight.LoadError):
+        relight.load(net, "model.ckpt")
+    for types in ({argparse.Namespace}, [argparse.Namespace], {"argparse.Namespace": argparse.Namespace}):
+        with pytest.warns(UserWarning, match="layer2 -> head"):
+            model = relight.load(net, "model.ckpt", types=types)
+        assert type(model.hparams.args) is argparse.Namespace
+    assert argparse.Namespace not in torch.serialization.get_safe_globals(), "and only as long as it loads"
+    with pytest.raises(relight.UsageError, match="types= takes classes"):
+        relight.load(net, "model.ckpt", types=["argparse.Namespace"])
+
+
+def test_behind_urls(folder):
+    """Lightning unpickles what comes by http without care: here nothing is."""
+    import http.server
+    import threading
+
+    import fsspec
+    import nets_of_repairs
+
+    data = (folder / "model.ckpt").read_bytes()
+    fsspec.filesystem("memory").pipe("/of_repairs/model.ckpt", data)
+    with pytest.warns(UserWarning, match="repaired in memory"):
+        model = relight.load(nets_of_repairs.Net, "memory://of_repairs/model.ckpt")
+    saved = torch.load("model.ckpt", weights_only=False)["state_dict"]
+    assert torch.equal(model.head.weight, saved["layer2.weight"])
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(folder / "hub"))
+    try:
+        with pytest.warns(UserWarning, match="repaired in memory"):
+            model = relight.load(nets_of_repairs.Net, f"http://127.0.0.1:{server.server_port}/model.ckpt")
+    finally:
+        torch.hub.set_dir(before)
+        server.shutdown()
+        server.server_close()
+    assert torch.equal(model.head.weight, saved["layer2.weight"])
+
+
+def test_a_folder_of_several_processes(folder):
+    """What Lightning writes with FSDP, put together by Lightning, once its names are known to be harmless."""
+    import nets_of_repairs
+    from torch.distributed import checkpoint as dcp
+
+    state = {"head.weight": torch.randn(2, 8), "head.bias": torch.randn(2)}
+    with pytest.warns(UserWarning, match="single process"):
+        dcp.save({"model": state}, checkpoint_id="parts.ckpt", no_dist=True)
+    torch.save(
+        {
+            "pytorch-lightning_version": "2.6.6",
+            "hparams_name": "kwargs",
+            "hyper_parameters": {"args": {}},
+        },
+        "parts.ckpt/meta.pt",
+    )
+    args = argparse.Namespace(width=8, out=2)
+    model = relight.load(nets_of_repairs.Net, "parts.ckpt", args=args)
+    assert torch.equal(model.head.weight, state["head.weight"])
+
+    (folder / "parts.ckpt" / ".metadata").write_bytes(b"cos\nmkdir\n(S'it_ran'\ntR.")
+    with pytest.raises(relight.LoadError):
+        relight.load(nets_of_repairs.Net, "parts.ckpt", args=args)
+    assert not (folder / "it_ran").exists()
+    (folder / "empty").mkdir()
+    with pytest.raises(relight.LoadError):
+        relight.load(nets_of_repairs.Net, "empty")
 
 
 def test_load_of_a_file_that_would_run_code(folder):

@@ -15,12 +15,15 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from repairing import plan_of, repaired, rows
 
-from relight.core.edits import AddNames, DropEntry, DropKeys, RenameKeys, SetDevice, SetEntry
+from relight.core.checkpoint import Layout
+from relight.core.edits import AddNames, DropEntry, DropKeys, Edit, RenameKeys, SetDevice, SetEntry
 from relight.core.objects import mapping_get
 from relight.reader import open_checkpoint
 from relight.reader.pickle_vm import decode
+from relight.reader.source import open_local
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import encode, lowered
+from relight.repair.rewriter import splice
 from relight.rulekit import File, Tensor
 from relight.testing import write
 
@@ -78,6 +81,24 @@ def written(recipe: File) -> Iterator[tuple[Path, Path]]:
         assert path.read_bytes() == bytes(data), "the file itself stays as it is"
 
 
+def in_memory(path: Path, output: Path, edits: list[Edit]) -> None:
+    """What `relight.load` gives torch is the file that would have been written, whatever is asked of it."""
+    source = open_local(path)
+    try:
+        view, _ = splice(plan_of(path, *edits), source)
+        written = output.read_bytes()
+        assert view.size == len(written)
+        if open_checkpoint(path).layout is Layout.TORCH_ZIP:  # of other layouts it records no checksums
+            assert view.read() == written
+        view.seek(-1, os.SEEK_END)
+        assert (view.read(5), view.read(5)) == (written[-1:], b"")
+        middle = len(written) // 3
+        view.seek(middle)
+        assert view.read(7) == written[middle : middle + 7]
+    finally:
+        source.close()
+
+
 @given(st.data(), files())
 @few(120)
 def test_reading_the_result_is_editing_what_was_read(data, recipe):
@@ -104,6 +125,7 @@ def test_reading_the_result_is_editing_what_was_read(data, recipe):
             expected = {k: (*row[:4], device, *row[5:]) for k, row in expected.items()}
         assert rows(output) == expected
         assert list(rows(output)) == after
+        in_memory(path, output, edits)
         assert done.untouched == len(before) - len(drop)
         # Everything else is as it was.
         if not recipe.raw:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from relight.core.finding import Report
 
 PLAN_SCHEMA = "relight/plan/1"
 RECEIPT_SCHEMA = "relight/fix/1"
@@ -132,11 +135,13 @@ class MakePlain:
         objects: Whether objects of the user's classes become their attributes, and members of enums their values;
             where False, they stop the repair, since code may then take another path without an error.
         drop: Whether objects that have no plain form are left out; where False, they stop the repair.
+        keep: Classes, as ``module.name``, whose objects stay what they are: whoever loads the file allows them.
     """
 
     changes: tuple[tuple[str, str, str], ...] = ()
     objects: bool = False
     drop: bool = False
+    keep: tuple[str, ...] = ()
 
 
 Edit: TypeAlias = (
@@ -219,7 +224,7 @@ def _check(edit: Edit) -> None:
         good = texts((edit.device,))
     else:
         good = isinstance(edit.changes, tuple) and all(texts(c, 3) for c in edit.changes)
-        good = good and type(edit.objects) is bool and type(edit.drop) is bool
+        good = good and type(edit.objects) is bool and type(edit.drop) is bool and texts(edit.keep)
     if not good:
         raise ValueError(f"the fields of an edit {kind!r} are not what they should be")
 
@@ -439,3 +444,34 @@ class Receipt:
             "findings": {"gone": list(self.gone), "left": list(self.left), "new": list(self.new)},
             "loaded": {"answer": self.loaded, "by": self.loaded_by},
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What `relight.load` did to load a model.
+
+    Attributes:
+        origin: The checkpoint, as given.
+        class_name: Class of the model.
+        plan: What was changed in memory; None where the file was loaded as it is.
+        changes: (what, how) of each change, for people.
+        report: What `check` says of the file as it is; None where it was loaded as it is, and nobody asked.
+    """
+
+    origin: str
+    class_name: str
+    plan: Plan | None = None
+    changes: tuple[tuple[str, str], ...] = ()
+    report: Report | None = None
+
+    @property
+    def repaired(self) -> bool:
+        """Whether the model was loaded from something else than the file as it is."""
+        return self.plan is not None
+
+    def __str__(self) -> str:
+        if self.plan is None:
+            return f"{self.origin}: loaded into {self.class_name} as it is"
+        width = max((len(what) for what, _ in self.changes), default=0)
+        lines = [f"  {what.ljust(width)}  {how}" for what, how in self.changes]
+        return "\n".join([f"{self.origin}: loaded into {self.class_name}, repaired in memory", *lines])

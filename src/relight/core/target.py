@@ -30,6 +30,7 @@ class Intent:
         weights_only: ``weights_only=`` of the call.
         map_location: ``map_location=`` of the call.
         init: Names of keyword arguments passed on to the constructor (``--init``).
+        types: Names, as ``module.name``, that ``torch.serialization.safe_globals`` has accepted.
     """
 
     call: IntentCall = IntentCall.LOAD
@@ -37,6 +38,7 @@ class Intent:
     weights_only: bool | None = None
     map_location: str | None = None
     init: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

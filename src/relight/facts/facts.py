@@ -212,7 +212,7 @@ class Facts:
     def blocked(self) -> imports.Blocked | None:
         """What ``weights_only=True`` would refuse in the file (fact ``contents``)."""
         self._need_contents()
-        return imports.blocked(self.checkpoint, self._environment)
+        return imports.blocked(self.checkpoint, self._environment, self.intent.types)
 
     @cached_property
     def resolutions(self) -> tuple[imports.Resolution, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -97,10 +97,12 @@ def weights_only_in_effect(intent: Intent, environment: Environment, path: str =
     return None if lightning is None or torch_default is None else True
 
 
-def blocked(checkpoint: Checkpoint, environment: Environment | None = None) -> Blocked | None:
-    """What ``weights_only=True`` would refuse in this file; None if it accepts all of it."""
+def blocked(
+    checkpoint: Checkpoint, environment: Environment | None = None, types: Iterable[str] = ()
+) -> Blocked | None:
+    """What ``weights_only=True`` would refuse in this file, besides ``types``; None if it accepts all of it."""
     allowed_data = data.load("weights_only")
-    allowed = {*allowed_data["globals"], *allowed_data["registered"]["globals"]}
+    allowed = {*allowed_data["globals"], *allowed_data["registered"]["globals"], *types}
     if checkpoint.stream is None:
         return None
     names = tuple(g for g in checkpoint.globals if g.full_name not in allowed)

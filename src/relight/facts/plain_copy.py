@@ -27,9 +27,10 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
     early = data.load("lightning_behaviour")["torch_load"]["early_reader"]["before"]
     if facts.environment_known and at_least(facts.environment.torch, early) is False:
         return []  # it reads no pickle with a float in it, whatever else is plain
-    found = plain_data.preview(facts.checkpoint.root)
+    keep = facts.intent.types
+    found = plain_data.preview(facts.checkpoint.root, keep=keep)
     if found.left:
-        found = plain_data.preview(facts.checkpoint.root, drop=True)
+        found = plain_data.preview(facts.checkpoint.root, drop=True, keep=keep)
         if found.left or any(where == "$" for where, _, _ in found.changes):
             return []  # a tensor of a kind that no edit mends, or the file is one object
         dropped = [where for where, _, becomes in found.changes if becomes == plain_data.LEFT_OUT]
@@ -41,7 +42,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Left out: {_some(dropped)}.",
-                edits=(MakePlain(tuple(found.changes), objects=True, drop=True),),
+                edits=(MakePlain(tuple(found.changes), objects=True, drop=True, keep=keep),),
                 allow="drop-object",
             )
         ]
@@ -53,7 +54,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Code that uses their methods, or compares them, has to change: {where}, {was}, becomes {becomes}.",
-                edits=(MakePlain(tuple(found.changes), objects=True),),
+                edits=(MakePlain(tuple(found.changes), objects=True, keep=keep),),
                 allow="plain-objects",
             )
         ]
@@ -64,7 +65,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
             title=_title(found.changes),
             kind=FixKind.FILE,
             applicability=Applicability.SAFE,
-            edits=(MakePlain(tuple(found.changes)),),
+            edits=(MakePlain(tuple(found.changes), keep=keep),),
         )
     ]
 

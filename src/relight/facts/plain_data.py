@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,34 +66,35 @@ LEFT_OUT = "left out"
 _HPARAMS_TYPE = ObjectPath(("hparams_type",))
 
 
-def make_plain(root: Value, *, drop: bool = False) -> Plain:
+def make_plain(root: Value, *, drop: bool = False, keep: Collection[str] = ()) -> Plain:
     """Replace refused objects within a tree.
 
     Args:
         root: The tree; it is changed.
         drop: Whether to leave out objects that have no plain form.
+        keep: Names, as ``module.name``, that whoever loads it allows.
 
     Returns:
         What was done, with the tree.
     """
-    work = _Work(drop, change=True)
+    work = _Work(drop, change=True, keep=keep)
     work.run(root)
     return work.out
 
 
-def preview(root: Value, *, drop: bool = False) -> Plain:
+def preview(root: Value, *, drop: bool = False, keep: Collection[str] = ()) -> Plain:
     """What `make_plain` would do; the tree stays as it is, and the result has none."""
-    work = _Work(drop, change=False)
+    work = _Work(drop, change=False, keep=keep)
     work.run(root)
     work.out.root = None
     return work.out
 
 
 class _Work:
-    def __init__(self, drop: bool, *, change: bool) -> None:
+    def __init__(self, drop: bool, *, change: bool, keep: Collection[str] = ()) -> None:
         self.change = change
         allowed = data.load("weights_only")
-        self.allowed = {*allowed["globals"], *allowed["registered"]["globals"]}
+        self.allowed = {*allowed["globals"], *allowed["registered"]["globals"], *keep}
         self.forms = [(re.compile(f["pattern"]), f) for f in data.load("plain_forms")["forms"]]
         self.drop = drop
         self.done: dict[int, Any] = {}

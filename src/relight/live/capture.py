@@ -514,11 +514,13 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
     )
     if about.get("torch"):
         environment = replace(environment, packages={**environment.packages, "torch": about["torch"]})
-    init = _init(answer.get("init"))
+    init = init_of(answer.get("init"))
     rehearsal, loaded = answer.get("rehearsal"), answer.get("loaded")
     return Target(
         argument=request.argument,
-        spec=_spec(request, answer, init, environment) if "spec" in answer else None,
+        spec=spec_of(_class_path(request, answer["spec"]), answer["spec"], init, environment)
+        if "spec" in answer
+        else None,
         failure=_failure(request, answer["failure"], environment) if "failure" in answer else None,
         rehearsal=None if rehearsal is None else _rehearsal(rehearsal),
         loaded=None if loaded is None else _rehearsal(loaded),
@@ -537,21 +539,25 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
     )
 
 
-def _init(data: dict[str, Any] | None) -> InitSignature | None:
+def init_of(data: Mapping[str, Any] | None) -> InitSignature | None:
+    """A constructor as the child describes it."""
     if data is None:
         return None
     return InitSignature(tuple(InitParam(**p) for p in data["params"]), data["var_keyword"], data["location"])
 
 
-def _spec(
-    request: TargetRequest, answer: dict[str, Any], init: InitSignature | None, environment: Environment
-) -> ModelSpec:
-    data = answer["spec"]
+def _class_path(request: TargetRequest, data: dict[str, Any]) -> str:
     name = parse_target(request.argument)
-    chosen = name.name or data["class_name"]
+    return f"{name.file or name.module}:{name.name or data['class_name']}"
+
+
+def spec_of(
+    class_path: str, data: Mapping[str, Any], init: InitSignature | None, environment: Environment
+) -> ModelSpec:
+    """A model as the child describes it."""
     return ModelSpec(
         class_name=data["class_name"],
-        class_path=f"{name.file or name.module}:{chosen}",
+        class_path=class_path,
         kind=data["kind"],
         file=data["file"],
         line=data["line"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from relight.core.errors import SourceError
 from relight.reader.missing import why_missing
@@ -112,6 +112,49 @@ class LocalSource:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class StreamSource:
+    """An open file of whatever makes files: it can be sought, and is not on this disk.
+
+    Args:
+        stream: The file; it is closed with this.
+        name: As the user gave it.
+    """
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self.name = name
+        self.bytes_read = 0
+        self.requests = 0
+        self._stream = stream
+        self.size = stream.seek(0, os.SEEK_END)
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes of a range; fewer where the file ends before.
+
+        Raises:
+            SourceError: They could not be delivered.
+        """
+        start, length = max(start, 0), max(min(length, self.size - start), 0)
+        parts: list[bytes] = []
+        try:
+            self._stream.seek(start)
+            while length > 0:
+                part = self._stream.read(length)
+                if not part:
+                    break
+                parts.append(part)
+                length -= len(part)
+        except OSError as error:
+            raise SourceError(self.name, _reason(error)) from None
+        data = b"".join(parts)
+        self.bytes_read += len(data)
+        self.requests += 1
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
 
 
 def open_local(path: str | os.PathLike[str]) -> LocalSource:

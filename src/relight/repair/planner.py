@@ -166,7 +166,12 @@ class _Composed:
         else:
             known = self.plain or MakePlain()
             changes = known.changes + tuple(c for c in edit.changes if c not in known.changes)
-            self.plain = MakePlain(changes, objects=known.objects or edit.objects, drop=known.drop or edit.drop)
+            self.plain = MakePlain(
+                changes,
+                objects=known.objects or edit.objects,
+                drop=known.drop or edit.drop,
+                keep=known.keep or edit.keep,
+            )
 
     def edits(self) -> tuple[Edit, ...]:
         """All of them, what concerns most first."""

@@ -6,13 +6,14 @@ the plan asks for. Memory is bounded by the pickle and the largest tensor that i
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
 from relight.core.edits import (
@@ -34,14 +35,16 @@ from relight.core.errors import RepairError
 from relight.core.objects import Persistent, Value, nodes
 from relight.facts.patterns import ends_cut, folded_pairs
 from relight.facts.repairable import HARMLESS, WRITABLE
-from relight.reader import DEFAULT_LIMITS, open_checkpoint
+from relight.reader import DEFAULT_LIMITS
 from relight.reader.archive import Archive
+from relight.reader.detect import read
 from relight.reader.pickle_vm import Decoded, decode
-from relight.reader.source import LocalSource
+from relight.reader.source import ByteSource, LocalSource
 from relight.reader.tensors import StorageClaim, storage_claim
 from relight.repair.copying import Progress, copy_range, new_file, refuse_existing, write_all
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import Unwritable, encode, lowered
+from relight.repair.sinks import FileSink, Sink, Spliced
 from relight.repair.tensor_values import content
 from relight.repair.token_edit import edit_tokens
 from relight.repair.tree_edit import CannotEdit, Edited, edit_tree, parts_of
@@ -62,12 +65,12 @@ def digest_of(path: str) -> str:
     """
     source = LocalSource(path)
     try:
-        return _digest(source, Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None)
+        return digest_of_source(source)
     finally:
         source.close()
 
 
-def _digest(source: LocalSource, archive: Archive | None) -> str:
+def _digest(source: ByteSource, archive: Archive | None) -> str:
     out = hashlib.sha256(str(source.size).encode())
     if archive is not None:
         for record in archive.records.values():
@@ -105,26 +108,61 @@ def rewrite(
     if os.path.isdir(path):
         raise RepairError(path, "it is a folder; only single files are written yet")
     source = LocalSource(path)
+    try:
+        with _opened(plan, source, checkpoint) as (found, archive):
+            if found.layout is Layout.SAFETENSORS:
+                return _Safetensors(source, found, plan.edits).write(output, progress)
+            return _Pickled(source, found, plan.edits, archive).write(output, progress)
+    finally:
+        source.close()
+
+
+def splice(plan: Plan, source: ByteSource, *, checkpoint: Checkpoint | None = None) -> tuple[Spliced, Written]:
+    """The new file as `rewrite` would write it, without writing it: what did not change is read from the old file.
+
+    Args:
+        plan: What changes.
+        source: The old file; it has to stay open as long as the new one is read.
+        checkpoint: What was read of it, where that was done already.
+
+    Returns:
+        (the new file, what was done).
+
+    Raises:
+        RepairError: The plan does not fit the file.
+    """
+    out = Spliced()
+    with _opened(plan, source, checkpoint) as (found, archive):
+        if found.layout is Layout.SAFETENSORS:
+            raise RepairError(source.name, "a safetensors file is not what torch.load reads")
+        return out, _Pickled(source, found, plan.edits, archive).emit(out, None)
+
+
+def digest_of_source(source: ByteSource) -> str:
+    """`digest_of`, of what is open already."""
+    return _digest(source, Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None)
+
+
+@contextlib.contextmanager
+def _opened(
+    plan: Plan, source: ByteSource, checkpoint: Checkpoint | None
+) -> Iterator[tuple[Checkpoint, Archive | None]]:
+    """What a plan is applied to, once it is clear that it can be."""
     # Millions of small objects that live to the end: the collector would walk them over and over.
     collecting = gc.isenabled()
     gc.disable()
     try:
         archive = Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None
         if _digest(source, archive) != plan.digest:
-            raise RepairError(path, "the plan is for another file, or the file has changed since")
-        checkpoint = open_checkpoint(path) if checkpoint is None else checkpoint
+            raise RepairError(source.name, "the plan is for another file, or the file has changed since")
+        checkpoint = read(source) if checkpoint is None else checkpoint
         _check_sound(checkpoint, plan.edits)
-        if checkpoint.layout is Layout.SAFETENSORS:
-            written = _Safetensors(source, checkpoint, plan.edits).write(output, progress)
-        else:
-            written = _Pickled(source, checkpoint, plan.edits, archive).write(output, progress)
+        yield checkpoint, archive
     except (CannotEdit, Unwritable) as error:
-        raise RepairError(path, str(error)) from None
+        raise RepairError(source.name, str(error)) from None
     finally:
-        source.close()
         if collecting:
             gc.enable()
-    return written
 
 
 def _check_sound(checkpoint: Checkpoint, edits: Sequence[Edit]) -> None:
@@ -171,7 +209,7 @@ class _Pickled:
     """A file of torch.save, in either of its layouts, to the zip layout."""
 
     def __init__(
-        self, source: LocalSource, checkpoint: Checkpoint, edits: Sequence[Edit], archive: Archive | None
+        self, source: ByteSource, checkpoint: Checkpoint, edits: Sequence[Edit], archive: Archive | None
     ) -> None:
         self.source = source
         self.checkpoint = checkpoint
@@ -222,35 +260,39 @@ class _Pickled:
         return not again.problems and again.stream.end == len(data) and same_graph(again.value, self.edited.root)
 
     def write(self, output: str, progress: Progress | None) -> Written:
+        with new_file(output, self.source.name) as target:
+            written = self.emit(FileSink(target), progress)
+        return replace(written, path=output, digest=digest_of(output))
+
+    def emit(self, target: Sink, progress: Progress | None) -> Written:
+        """The new file, piece by piece; what was done, which does not know its name."""
         draft = self._draft()
         self._plan_parts(draft)
         pairs: list[tuple[str, str]] = []
         sums: list[str] = []
         copied = rewritten = nbytes = 0
-        with new_file(output, self.source.name) as target:
-            out = ZipOut(target, self.checkpoint.folder or "archive")
-            for part in draft.parts:
-                if part.name == _ID:
-                    # It names a content: another content has another, of as many digits as torch's.
-                    data = str(int(hashlib.sha256("\n".join(sums).encode()).hexdigest(), 16))[:40].zfill(40).encode()
-                    out.add(part.name, data)
-                    rewritten += 1
-                    continue
-                if part.data is not None:
-                    crc = out.add(part.name, part.data())
-                    rewritten += 1
-                else:
-                    fd = self.source.descriptor
-                    crc = out.copy(part.name, fd, part.start, part.length, part.crc, progress)
-                    copied, nbytes = copied + 1, nbytes + part.length
-                    if part.storage:
-                        pairs.append((part.name, part.old))
-                sums.append(f"{part.name} {crc}")
-            out.close()
+        out = ZipOut(target, self.checkpoint.folder or "archive")
+        for part in draft.parts:
+            if part.name == _ID:
+                # It names a content: another content has another, of as many digits as torch's.
+                data = str(int(hashlib.sha256("\n".join(sums).encode()).hexdigest(), 16))[:40].zfill(40).encode()
+                out.add(part.name, data)
+                rewritten += 1
+                continue
+            if part.data is not None:
+                crc = out.add(part.name, part.data())
+                rewritten += 1
+            else:
+                crc = out.copy(part.name, self.source, part.start, part.length, part.crc, progress)
+                copied, nbytes = copied + 1, nbytes + part.length
+                if part.storage:
+                    pairs.append((part.name, part.old))
+            sums.append(f"{part.name} {crc}")
+        out.close()
         changes, untouched = self._changes()
         return Written(
-            path=output,
-            digest=digest_of(output),
+            path="",
+            digest="",
             changes=tuple(changes),
             copied=copied,
             rewritten=rewritten,

@@ -432,7 +432,7 @@ def parts_of(value: Any) -> list[Any]:
 
 
 def _make_plain(out: Edited, edit: MakePlain) -> None:
-    done = plain_data.make_plain(out.root, drop=edit.drop)
+    done = plain_data.make_plain(out.root, drop=edit.drop, keep=edit.keep)
     if done.inexact and not edit.objects:
         kept = [c for c in done.inexact if c[2] != plain_data.LEFT_OUT]
         if kept:

@@ -8,27 +8,27 @@ same habits.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 
-from relight.repair.copying import BUFFER, Progress, copy_range, write_all
+from relight.reader.source import ByteSource
+from relight.repair.copying import BUFFER, Progress
+from relight.repair.sinks import Sink
 
 _ALIGNMENT = 64
 _NARROW = 0xFFFFFFFF
 _FLAGS = 0x0808  # sizes follow the payload; names are UTF-8
-_SMALL = 256 << 10  # records below that are copied together with their neighbours
 
 
 class ZipOut:
     """An archive that is written from start to end.
 
     Args:
-        target: Descriptor of an empty file.
+        target: What takes the bytes.
         folder: The folder that holds all records.
     """
 
-    def __init__(self, target: int, folder: str) -> None:
+    def __init__(self, target: Sink, folder: str) -> None:
         self.position = 0
         self._target = target
         self._folder = folder
@@ -45,26 +45,26 @@ class ZipOut:
         return crc
 
     def copy(
-        self, name: str, source: int, start: int, length: int, crc: int | None, progress: Progress | None = None
+        self, name: str, source: ByteSource, start: int, length: int, crc: int | None, progress: Progress | None = None
     ) -> int:
         """Copy a record's bytes from another file.
 
         Args:
             name: What it is called here.
-            source: Descriptor of the other file.
+            source: The other file.
             start: Where they are there.
             length: How many they are.
-            crc: Their checksum, None where it is not known: then they are read once for it.
+            crc: Their checksum, None where it is not known: then a file on the disk gets it, for which they are read.
             progress: Called with the number of bytes copied since the last call.
 
         Returns:
             The checksum.
         """
         if crc is None:
-            crc = _checksum(source, start, length)
+            crc = self._target.checksum(source, start, length)
         offset = self._begin(name, length)
-        if length < _SMALL:
-            data = os.pread(source, length, start)
+        if length < self._target.small:
+            data = source.read(start, length)
             if len(data) != length:
                 raise OSError(5, "the file has become shorter")
             self._write(data)
@@ -72,7 +72,7 @@ class ZipOut:
                 progress(length)
         else:
             self._flush()
-            copy_range(source, start, length, self._target, self.position, progress)
+            self._target.copy(source, start, length, self.position, progress)
             self.position += length
         self._finish(name, offset, length, crc)
         return crc
@@ -87,7 +87,7 @@ class ZipOut:
         few = min(count, 0xFFFF)
         self._write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, few, few, min(size, _NARROW), min(start, _NARROW), 0))
         self._flush()
-        os.ftruncate(self._target, self.position)  # where the last bytes were a hole
+        self._target.end(self.position)
 
     # ------------------------------------------------------------ records
 
@@ -127,7 +127,7 @@ class ZipOut:
             self._flush()
 
     def _flush(self) -> None:
-        write_all(self._target, self._pending, self.position - len(self._pending))
+        self._target.write(self._pending, self.position - len(self._pending))
         self._pending = bytearray()
 
 
@@ -135,15 +135,3 @@ def _wide(length: int, offset: int) -> bytes:
     """The zip64 field with what does not fit into 32 bits; empty where all does."""
     values = [v for v in (length, length, offset) if v >= _NARROW]
     return struct.pack(f"<2H{len(values)}Q", 1, 8 * len(values), *values) if values else b""
-
-
-def _checksum(source: int, start: int, length: int) -> int:
-    crc = 0
-    end = start + length
-    while start < end:
-        data = os.pread(source, min(BUFFER, end - start), start)
-        if not data:
-            raise OSError(5, "the file has become shorter")
-        crc = zlib.crc32(data, crc)
-        start += len(data)
-    return crc

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
 from relight.core.dtypes import BY_NAME
+from relight.core.errors import SourceError
 from relight.facts.mapper.pairs import KeyMap, Pair
 from relight.reader import values
 from relight.reader.remote import is_url
@@ -105,7 +106,7 @@ def opened(checkpoint: Checkpoint | None, prefix: str = "") -> Iterator[Values |
         return
     try:
         source = LocalSource(checkpoint.origin)
-    except OSError:
+    except SourceError:
         yield None
         return
     try:
