@@ -159,7 +159,8 @@ def test_unsaved_buffers_and_tied_names():
     model["a"].register_buffer("table", torch.zeros(3), persistent=False)
     found = structure.structure(model, torch)
     assert found["tied"] == [["a.weight", "b.weight"]]
-    assert found["buffers"] == [{"key": "a.table", "dtype": "float32", "shape": [3]}]
+    assert found["buffers"] == [{"key": "a.table", "dtype": "float32", "shape": [3], "values": [0.0] * 12}]
+    assert "values" not in structure.structure(model.to("meta"), torch)["buffers"][0]
 
 
 def test_a_compiled_or_wrapped_module_is_seen_through():

@@ -6,6 +6,7 @@ that builds it. What a file says is read with care: a value of another type than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,6 +79,7 @@ class Make:
         modules: In order of ``named_modules``.
         functions: By name.
         buffers: Buffers that are not saved: key to dtype and shape.
+        buffer_values: A few numbers of what is in them, where that was looked at.
         tied: Names of parameters that are the same tensor.
     """
 
@@ -85,6 +87,7 @@ class Make:
     functions: Mapping[str, FunctionMake] = field(default_factory=dict)
     buffers: Mapping[str, tuple[str, tuple[int, ...]]] = field(default_factory=dict)
     tied: tuple[tuple[str, ...], ...] = ()
+    buffer_values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @cached_property
     def by_path(self) -> dict[str, ModuleMake]:
@@ -111,7 +114,15 @@ class Make:
                 }
                 for name, f in self.functions.items()
             },
-            "buffers": [{"key": k, "dtype": d, "shape": list(s)} for k, (d, s) in self.buffers.items()],
+            "buffers": [
+                {
+                    "key": k,
+                    "dtype": d,
+                    "shape": list(s),
+                    **({"values": [_written(v) for v in self.buffer_values[k]]} if k in self.buffer_values else {}),
+                }
+                for k, (d, s) in self.buffers.items()
+            ],
             "tied": [list(names) for names in self.tied],
         }
 
@@ -137,7 +148,29 @@ class Make:
                 if isinstance(b, Mapping) and "key" in b
             },
             tied=tuple(tuple(map(str, listed(names))) for names in listed(data.get("tied"))),
+            buffer_values=buffer_values(data.get("buffers")),
         )
+
+
+def buffer_values(rows: object) -> dict[str, tuple[float, ...]]:
+    """The numbers in rows of unsaved buffers, by key."""
+    return {
+        str(row["key"]): tuple(number(v) for v in row["values"])
+        for row in listed(rows)
+        if isinstance(row, Mapping) and "key" in row and isinstance(row.get("values"), list)
+    }
+
+
+def number(value: object) -> float:
+    """A number of a manifest; what is not finite is written as text."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _written(value: float) -> float | str:
+    return value if math.isfinite(value) else repr(value)
 
 
 def _module_row(m: ModuleMake) -> dict[str, Any]:
@@ -216,6 +249,27 @@ class Manifest:
         """When it was written, in UTC."""
         value = self.data.get("created")
         return value if isinstance(value, str) else None
+
+    @property
+    def sealed(self) -> str | None:
+        """When it was added to a file that was there already, in UTC; None where the training program wrote it."""
+        value = self.data.get("sealed")
+        return (self.created or "a later day") if isinstance(value, Mapping) else None
+
+    @property
+    def verb(self) -> str:
+        """What was done when it was written: the file was saved, or sealed later."""
+        return "saved" if self.sealed is None else "sealed"
+
+    @property
+    def trained(self) -> str:
+        """What the model went through before: a manifest that was sealed later knows nothing of the training."""
+        return "trained" if self.sealed is None else "sealed"
+
+    def distributions(self, package: str) -> list[str]:
+        """By which distributions a package came, whose classes stand in the model."""
+        found = [d for d in listed(self.part("distributions").get(package)) if isinstance(d, str)]
+        return found or [package.replace("_", "-").lower()]
 
     @cached_property
     def make(self) -> Make | None:

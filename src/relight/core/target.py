@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -453,11 +453,13 @@ class Replay:
         answer: As in the probe: type and numbers of the outputs; None where there is none.
         steady: Whether it answers the same twice.
         reason: Why there is no answer.
+        buffers: Its buffers that no file holds, as the constructor made them: rows as in a manifest.
     """
 
     answer: Mapping[str, Any] | None = None
     steady: bool = True
     reason: str | None = None
+    buffers: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

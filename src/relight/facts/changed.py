@@ -14,8 +14,9 @@ from relight.facts.patterns import folded
 _SHOWN = 6
 
 
-def evidence(changes: Sequence[Change]) -> list[Evidence]:
+def evidence(facts: Facts, changes: Sequence[Change]) -> list[Evidence]:
     """One line per kind of change, with how often it occurs."""
+    verb = facts.manifest.verb
     alike: dict[tuple[str | None, str | None], list[Change]] = {}
     for change in changes:
         alike.setdefault((change.saved, change.now), []).append(change)
@@ -24,16 +25,16 @@ def evidence(changes: Sequence[Change]) -> list[Evidence]:
         for pattern, labels in folded({c.label: (c.label,) for c in group}).items():
             first = next(c for c in group if c.label == labels[0])
             times = f" ({len(labels)} times)" if len(labels) > 1 else ""
-            lines.append(Evidence(pattern, f"{_was(saved, now)}{times}", first.line))
+            lines.append(Evidence(pattern, f"{_was(verb, saved, now)}{times}", first.line))
     if len(lines) > _SHOWN:
         lines = [*lines[:_SHOWN], Evidence("...", f"{len(lines) - _SHOWN} more")]
     return lines
 
 
-def _was(saved: str | None, now: str | None) -> str:
+def _was(verb: str, saved: str | None, now: str | None) -> str:
     if saved is None:
-        return f"not there when it was saved, now {now}"
-    return f"saved with {saved}, now {'gone' if now is None else now}"
+        return f"not there when it was {verb}, now {now}"
+    return f"{verb} with {saved}, now {'gone' if now is None else now}"
 
 
 def only_training(changes: Iterable[Change]) -> bool:
@@ -59,7 +60,7 @@ def confidence(facts: Facts, *, certain: bool = True) -> Confidence:
 
 def context(facts: Facts, why: str, *, training: bool = False) -> list[str]:
     """Why loading cannot notice, what else was compared, and what the replayed probe showed."""
-    out = [f"{why}{_rest(facts)}"]
+    out = [f"{why}{_rest(facts)}", *sealed(facts)]
     if training:
         out.append("Answers in eval mode are the same: only training notices.")
         return out
@@ -74,6 +75,14 @@ def context(facts: Facts, why: str, *, training: bool = False) -> list[str]:
     else:
         out.append(f"Replayed on the recorded input form ({outcome.form}, seeded): {outcome.text}.")
     return out
+
+
+def sealed(facts: Facts) -> list[str]:
+    """What a manifest does not know that was added to a file later."""
+    day = facts.manifest.sealed
+    if day is None:
+        return []
+    return [f"The manifest was sealed later ({day}): it tells the code of that day, not that of the training run."]
 
 
 def _rest(facts: Facts) -> str:

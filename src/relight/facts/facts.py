@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
-from relight.core.manifest import Manifest
+from relight.core.manifest import Manifest, buffer_values
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
 from relight.facts import altered, devices, imports, keys, makes, memory, replay, ties, unpickling
@@ -161,7 +162,14 @@ class Facts:
             raise MissingFact("manifest", "the manifest does not describe the model")
         if now is None:
             raise MissingFact("spec", "the model of today was not described beyond its keys")
-        return makes.compare(saved, now, self.spec, [t.key for t in self.checkpoint.tensors], whole=self.keys.clean)
+        asked = self.resolved_target.replay
+        return makes.compare(
+            saved,
+            now if asked is None else replace(now, buffer_values=buffer_values(list(asked.buffers))),
+            self.spec,
+            [t.key for t in self.checkpoint.tensors],
+            whole=self.keys.clean,
+        )
 
     def _need_contents(self) -> None:
         if not self.checkpoint.readable:

@@ -7,6 +7,7 @@ something else. What only training can notice is told apart from what changes ev
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -65,6 +66,19 @@ class FunctionChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TieChange:
+    """Names of one tensor that are several today, or the other way round.
+
+    Attributes:
+        names: Of the parameters.
+        tied: Whether they are one tensor today.
+    """
+
+    names: tuple[str, ...]
+    tied: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """All that differs.
 
@@ -72,16 +86,24 @@ class Changes:
         modules: Modules of another class, added or left out.
         attributes: Attributes with another value.
         functions: Functions of the user's with another source.
+        hooks: Hooks that came or went.
+        buffers: Buffers that no file holds, with another form or other values.
+        ties: Parameters that were one tensor, or are one now.
     """
 
     modules: tuple[Change, ...] = ()
     attributes: tuple[Change, ...] = ()
     functions: tuple[FunctionChange, ...] = ()
+    hooks: tuple[Change, ...] = ()
+    buffers: tuple[Change, ...] = ()
+    ties: tuple[TieChange, ...] = ()
 
     @property
     def any(self) -> bool:
         """Whether anything differs that may change an answer."""
-        return bool(self.functions) or any(not c.only_training for c in (*self.modules, *self.attributes))
+        if self.functions or self.hooks or self.buffers:
+            return True
+        return any(not c.only_training for c in (*self.modules, *self.attributes))
 
 
 def compare(saved: Make, now: Make, spec: ModelSpec, keys: Sequence[str], *, whole: bool) -> Changes:
@@ -106,6 +128,8 @@ class _Comparison:
         self.pairs: list[tuple[ModuleMake, ModuleMake]] = []
         self.modules: list[Change] = []
         self.attributes: list[Change] = []
+        self.hooks: list[Change] = []
+        self.buffers: list[Change] = []
         self.functions: dict[str, FunctionChange] = {}
 
     def result(self) -> Changes:
@@ -114,7 +138,12 @@ class _Comparison:
         for before, after in self.pairs:
             self._compare(before, after)
         return Changes(
-            modules=tuple(self.modules), attributes=tuple(self.attributes), functions=tuple(self.functions.values())
+            modules=tuple(self.modules),
+            attributes=tuple(self.attributes),
+            functions=tuple(self.functions.values()),
+            hooks=tuple(self.hooks),
+            buffers=tuple(self.buffers),
+            ties=tuple(self._ties()),
         )
 
     # ---------------------------------------------------------------- which module is which
@@ -193,6 +222,8 @@ class _Comparison:
                 self._module(after.path, before, after, certain=both_plain)
                 return
         self._attributes(before, after)
+        self._hooks(before, after)
+        self._buffers(before, after)
         if one is not None and two is not None:
             self._function(one, two, before, after, set())
 
@@ -229,6 +260,66 @@ class _Comparison:
         name = text.strip("'\"").rpartition(".")[2]
         facts = self.facts["activations"]
         return name in facts["functions"] or name in facts["classes"]
+
+    def _hooks(self, before: ModuleMake, after: ModuleMake) -> None:
+        """Hooks by the last part of their names: the file that defines them may have moved."""
+        old, new = self._acting(before.hooks), self._acting(after.hooks)
+        if Counter(_last(h) for h in old) == Counter(_last(h) for h in new):
+            return
+        for name, side, other in (("gone", old, new), ("new", new, old)):
+            for hook in side:
+                if _last(hook) in map(_last, other):
+                    continue
+                self.hooks.append(
+                    Change(
+                        path=after.path,
+                        name=None,
+                        saved=hook if name == "gone" else None,
+                        now=hook if name == "new" else None,
+                        line=where(self.spec, after.path),
+                        certain=False,
+                    )
+                )
+
+    def _acting(self, hooks: Iterable[str]) -> list[str]:
+        watchers = self.facts["watchers"]["modules"]
+        return [h for h in hooks if not any(h == w or h.startswith(f"{w}.") for w in watchers)]
+
+    def _buffers(self, before: ModuleMake, after: ModuleMake) -> None:
+        """Buffers that no file holds: the constructor alone says what is in them."""
+        old, new = _below(self.saved.buffers, before.path), _below(self.now.buffers, after.path)
+        for name in dict.fromkeys((*old, *new)):
+            one, two = old.get(name), new.get(name)
+            values = _moved(
+                self.saved.buffer_values.get(_join(before.path, name)),
+                self.now.buffer_values.get(_join(after.path, name)),
+            )
+            if one is not None and two is not None and one[1] == two[1] and _kind(one[0]) == _kind(two[0]):
+                if not values:
+                    continue
+                was, is_now = values
+            else:
+                was, is_now = _form(one), _form(two)
+            self.buffers.append(
+                Change(
+                    path=after.path,
+                    name=name,
+                    saved=was,
+                    now=is_now,
+                    line=where(self.spec, _join(after.path, name)),
+                    certain=False,
+                )
+            )
+
+    def _ties(self) -> Iterator[TieChange]:
+        if not self.whole:
+            return
+        known = {p.key for p in self.spec.params}
+        for groups, others, tied in ((self.saved.tied, self.now.tied, False), (self.now.tied, self.saved.tied, True)):
+            for names in groups:
+                here = tuple(n for n in names if n in known)
+                if len(here) > 1 and not any(set(here) <= set(other) for other in others):
+                    yield TieChange(names=here, tied=tied)
 
     # ---------------------------------------------------------------- functions
 
@@ -282,6 +373,36 @@ class _Comparison:
         modules = (after.path,) if known is None else (*known.modules, after.path)
         lines = _lines(one, two) if known is None else known.lines
         self.functions[two.name] = FunctionChange(name=two.name, line=two.line, lines=lines, modules=modules)
+
+
+def _last(hook: str) -> str:
+    return hook.rpartition(".")[2]
+
+
+def _below(buffers: Mapping[str, tuple[str, tuple[int, ...]]], path: str) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Those of one module, by their names in it."""
+    return {name: form for key, form in buffers.items() for at, _, name in (key.rpartition("."),) if at == path}
+
+
+def _kind(dtype: str) -> str:
+    """Training in half precision changes the type of a buffer, not what it is."""
+    return "float" if "float" in dtype else dtype
+
+
+def _form(form: tuple[str, tuple[int, ...]] | None) -> str | None:
+    return None if form is None else f"{form[0]} {list(form[1])}"
+
+
+def _moved(old: tuple[float, ...] | None, new: tuple[float, ...] | None) -> tuple[str, str] | None:
+    """The first number that is another one, then and now, in words; a GPU computes a little differently."""
+    if old is None or new is None or len(old) != len(new) or len(old) < 4:
+        return None
+    spread = max(old[1], 1e-3 * max(abs(old[0]), abs(old[2]), abs(old[3])), 1e-6)
+    for i, (a, b) in enumerate(zip(old, new, strict=True)):
+        if a != b and str(a) != str(b) and not abs(a - b) <= 1e-2 * spread:
+            label = ("mean", "deviation", "least", "largest")[i] if i < 4 else "a value"
+            return f"{label} {a:.5g}", f"{label} {b:.5g}"
+    return None
 
 
 def _class_name(row: ModuleMake) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.manifest import Manifest, listed
+from relight.core.manifest import Manifest, listed, number
 from relight.core.target import Replay
 from relight.reader.fingerprint import span_of
 
@@ -125,7 +125,7 @@ def compare(manifest: Manifest, replay: Replay | None) -> Outcome | None:
             same = same and gap <= tolerance * spread
         if one.get("finite") != two.get("finite"):
             same = False
-        leads = [_number(v) for v in listed(one.get("lead"))]
+        leads = [number(v) for v in listed(one.get("lead"))]
         for i, (a, b) in enumerate(zip(listed(one.get("largest")), listed(two.get("largest")), strict=False)):
             rows += 1
             if a != b:
@@ -138,7 +138,7 @@ def compare(manifest: Manifest, replay: Replay | None) -> Outcome | None:
 
 def _spread(output: Mapping[str, Any]) -> float:
     """What a difference is measured by: the standard deviation of an output, or its size where that is less than it."""
-    numbers = [_number(v) for v in listed(output.get("statistics"))]
+    numbers = [number(v) for v in listed(output.get("statistics"))]
     if len(numbers) != 4 or not all(map(math.isfinite, numbers)):
         return 1e-6
     mean, std, low, high = numbers
@@ -148,16 +148,8 @@ def _spread(output: Mapping[str, Any]) -> float:
 def _pairs(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[tuple[float, float]]:
     out: list[tuple[float, float]] = []
     for name in ("statistics", "sample"):
-        out += [(_number(a), _number(b)) for a, b in zip(listed(one.get(name)), listed(two.get(name)), strict=False)]
+        out += [(number(a), number(b)) for a, b in zip(listed(one.get(name)), listed(two.get(name)), strict=False)]
     return out
-
-
-def _number(value: object) -> float:
-    """A number of a manifest; what is not finite is written as text."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def form_text(form: object) -> str:

@@ -1909,6 +1909,7 @@ class Job(object):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 model = self.with_weights(wanted)
+                buffers = structure.unsaved_buffers(model, self.torch)  # before a forward fills some of them
                 answers = []
                 for seed in (1, 2):  # a forward that draws random numbers answers differently every time
                     self.torch.manual_seed(seed)
@@ -1918,7 +1919,7 @@ class Job(object):
             return {"reason": "it calls {}".format(WATCH.stopped_by)}
         except Exception as exc:
             return {"reason": "{}: {}".format(type(exc).__name__, message_of(exc, limit=300))}
-        return {"answer": answers[0], "steady": answers[0] == answers[1]}
+        return {"answer": answers[0], "steady": answers[0] == answers[1], "buffers": buffers}
 
     def with_weights(self, wanted):
         """The model on the CPU, with the values that stand in the file at the given places."""

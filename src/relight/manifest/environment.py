@@ -35,6 +35,18 @@ def environment(torch: ModuleType | None) -> dict[str, Any]:
     return out
 
 
+def distributions(architecture: Any) -> dict[str, list[str]]:
+    """By which distributions the packages came that define layers: ``open_clip`` is in open-clip-torch."""
+    rows = architecture.get("modules") if isinstance(architecture, dict) else None
+    wanted = sorted({row["package"] for row in rows or () if row.get("package")})
+    known = importlib.metadata.packages_distributions()
+    return {name: sorted({_normal(d) for d in known[name]}) for name in wanted if name in known}
+
+
+def _normal(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def packages() -> dict[str, str]:
     """Every distribution of which this program has imported something, with its version."""
     imported = {name.partition(".")[0] for name in list(sys.modules)}
@@ -43,7 +55,7 @@ def packages() -> dict[str, str]:
         if top not in imported:
             continue
         for distribution in distributions:
-            normal = re.sub(r"[-_.]+", "-", distribution).lower()
+            normal = _normal(distribution)
             if normal not in out:
                 out[normal] = importlib.metadata.version(distribution)
     torch = sys.modules.get("torch")

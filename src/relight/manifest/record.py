@@ -97,6 +97,7 @@ def describe_model(recorder: Recorder, model: Any) -> None:
         return os.path.basename(path) if shown.startswith("..") else shown.replace(os.sep, "/")
 
     recorder.take("architecture", lambda: structure.structure(model, torch, show))
+    recorder.take("distributions", lambda: environment.distributions(recorder.parts.get("architecture")))
     recorder.take("init", lambda: structure.init_facts(model))
     recorder.take("source", lambda: structure.class_digests(model))
 

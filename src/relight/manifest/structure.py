@@ -648,20 +648,41 @@ def structure(model, torch, show=os.path.basename):
     return {
         "modules": rows,
         "functions": sources.functions,
-        "buffers": _unsaved_buffers(model),
+        "buffers": unsaved_buffers(model, torch),
         "tied": _tied(model),
     }
 
 
-def _unsaved_buffers(model):
+def unsaved_buffers(model, torch):
+    """Buffers that no file holds: form, and a few numbers of what is in them, since the constructor has to make it."""
     out = []
     for path, module in all_modules(model):
         for name in sorted(getattr(module, "_non_persistent_buffers_set", ())):
             value = module._buffers.get(name)
             if value is not None:
-                key = path + "." + name if path else name
-                out.append({"key": key, "dtype": str(value.dtype)[6:], "shape": [int(n) for n in value.shape]})
+                key = unwrapped_path(path + "." + name if path else name)
+                row = {"key": key, "dtype": str(value.dtype)[6:], "shape": [int(n) for n in value.shape]}
+                values = None
+                if len(out) < ITEMS:
+                    with contextlib.suppress(Exception):
+                        values = _numbers(value.detach(), torch)
+                if values:
+                    row["values"] = values
+                out.append(row)
     return out
+
+
+def _numbers(value, torch):
+    """Mean, deviation, least and largest, and eight of the values; None of what has none or too many."""
+    count = value.numel()
+    if value.device.type == "meta" or not count or count > 1 << 22 or value.is_complex():
+        return None
+    flat = value.reshape(-1)
+    picked = flat[torch.tensor([i * (count - 1) // 7 for i in range(8)], device=value.device)].to(torch.float64)
+    flat = flat.to(torch.float32 if value.device.type == "mps" else torch.float64)
+    whole = [flat.mean(), flat.std(unbiased=False), flat.min(), flat.max()]
+    numbers = [float(v) for v in whole] + [float(v) for v in picked]
+    return [float("{:.7g}".format(v)) if abs(v) < float("inf") else repr(v) for v in numbers]
 
 
 def _tied(model):
@@ -669,7 +690,7 @@ def _tied(model):
     for path, module in all_modules(model):
         for name, value in getattr(module, "_parameters", {}).items():
             if value is not None:
-                groups.setdefault(id(value), []).append(path + "." + name if path else name)
+                groups.setdefault(id(value), []).append(unwrapped_path(path + "." + name if path else name))
     return [names for names in groups.values() if len(names) > 1]
 
 

@@ -232,9 +232,22 @@ def function(
 
 
 def make(
-    modules: Mapping[str, str | tuple[str, Mapping[str, str]]], **forwards: Mapping[str, object]
+    modules: Mapping[str, str | tuple[str, Mapping[str, str]]],
+    *,
+    hooks: Mapping[str, Sequence[str]] | None = None,
+    buffers: Mapping[str, tuple[int, ...]] | None = None,
+    tied: Sequence[Sequence[str]] = (),
+    **forwards: Mapping[str, object],
 ) -> dict[str, object]:
-    """What a model computes: path to class, or to class and attributes; path to forward for the user's own."""
+    """What a model computes.
+
+    Args:
+        modules: Path to class, or to class and attributes.
+        hooks: Path to names of forward hooks.
+        buffers: Shapes of buffers that are not saved.
+        tied: Names of parameters that are one tensor.
+        **forwards: Path to forward, for classes of the user's own.
+    """
     rows: list[dict[str, object]] = [{"path": "", "class": "models.MyModel", "package": None, "attributes": {}}]
     functions: dict[str, object] = {}
     for path, value in modules.items():
@@ -249,8 +262,11 @@ def make(
         if path in forwards:
             row["forward"] = f"{name.rpartition('.')[2]}.forward"
             functions[str(row["forward"])] = forwards[path]
+        if hooks is not None and path in hooks:
+            row["hooks"] = list(hooks[path])
         rows.append(row)
-    return {"modules": rows, "functions": functions, "buffers": [], "tied": []}
+    unsaved = [{"key": k, "dtype": "float32", "shape": list(shape)} for k, shape in (buffers or {}).items()]
+    return {"modules": rows, "functions": functions, "buffers": unsaved, "tied": [list(names) for names in tied]}
 
 
 def probe(sample: Sequence[float]) -> dict[str, object]:
@@ -277,6 +293,7 @@ def manifest(
     parameters: Sequence[str] = (),
     groups: Sequence[Sequence[Sequence[int]]] | None = None,
     probe: Mapping[str, object] | None = None,
+    sealed: bool = False,
 ) -> dict[str, object]:
     """The entry that `relight.CheckpointManifest` adds to a checkpoint's dictionary.
 
@@ -288,6 +305,7 @@ def manifest(
         parameters: Names of the parameters in the order of the model.
         groups: Positions in each group of the one optimizer, as ranges; None for one group of all of them.
         probe: As `probe` describes it.
+        sealed: Whether `relight seal` added it to a file that was there already.
     """
     whole = [[[0, len(parameters) - 1]]]
     data: dict[str, object] = {"schema": SCHEMA, "environment": {"packages": dict(packages or {})}}
@@ -300,4 +318,6 @@ def manifest(
         data["training"] = {"parameters": list(parameters), "optimizers": [{"class": "Adam", "groups": rows}]}
     if probe is not None:
         data["probe"] = probe
+    if sealed:
+        data.update(created="2026-01-02T03:04:05Z", sealed={"target": "models.py:MyModel"})
     return {KEY: json.dumps(data)}

@@ -73,22 +73,22 @@ class ActivationChanged(Rule):
         if not found:
             return
         yield self.finding(
-            "an activation is not the one it was trained with"
+            f"an activation is not the one it was {facts.manifest.trained} with"
             if len(found) == 1
-            else f"{len(found)} activations are not those it was trained with",
+            else f"{len(found)} activations are not those it was {facts.manifest.trained} with",
             confidence=changed.confidence(facts),
-            evidence=changed.evidence(found),
+            evidence=changed.evidence(facts, found),
             context=changed.context(facts, "Neither has weights, so loading cannot notice."),
-            fixes=[*(_put_back(c) for c in found[:1]), changed.meant(facts, self.name)],
+            fixes=[*(_put_back(c, facts.manifest.trained) for c in found[:1]), changed.meant(facts, self.name)],
             subjects=[c.label for c in found],
             wrong=changed.is_wrong(facts, training=False),
         )
 
 
-def _put_back(change: Change) -> Fix:
+def _put_back(change: Change, trained: str) -> Fix:
     name = change.path.rpartition(".")[2]
     saved = change.saved or ""
     place = f", in {change.line.replace(':', ' line ')}" if change.line else ""
     if change.name is None and name.isidentifier() and "..." not in saved:
-        return Fix(title=f"To keep what was trained{place}:", kind=FixKind.CODE, code=f"self.{name} = nn.{saved}")
-    return Fix(title=f"To keep what was trained, make {change.label} {saved} again{place}.", kind=FixKind.CODE)
+        return Fix(title=f"To keep what was {trained}{place}:", kind=FixKind.CODE, code=f"self.{name} = nn.{saved}")
+    return Fix(title=f"To keep what was {trained}, make {change.label} {saved} again{place}.", kind=FixKind.CODE)

@@ -90,15 +90,15 @@ class AttributeChanged(Rule):
                 continue
             names = list(dict.fromkeys(str(c.name) for c in part))
             yield self.finding(
-                f"{some(names, 3)} {'is' if len(names) == 1 else 'are'} not what the model was saved with",
+                f"{some(names, 3)} {'is' if len(names) == 1 else 'are'} not what the model was {facts.manifest.verb} with",
                 confidence=changed.confidence(facts),
-                evidence=changed.evidence(part),
+                evidence=changed.evidence(facts, part),
                 context=changed.context(
                     facts, "Attributes are not in the state_dict, so loading cannot notice.", training=training
                 ),
                 fixes=[
                     Fix(
-                        title=f"To keep what was trained, set {part[0].label} to {part[0].saved} again"
+                        title=f"To keep what was {facts.manifest.trained}, set {part[0].label} to {part[0].saved} again"
                         + (f" ({part[0].line})." if part[0].line else "."),
                         kind=FixKind.CODE,
                     ),

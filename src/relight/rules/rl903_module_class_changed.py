@@ -80,17 +80,17 @@ class ModuleClassChanged(Rule):
                 continue
             first = part[0]
             yield self.finding(
-                "a layer is not of the class it was saved with"
+                f"a layer is not of the class it was {facts.manifest.verb} with"
                 if len(part) == 1
-                else f"{len(part)} layers are not of the classes they were saved with",
+                else f"{len(part)} layers are not of the classes they were {facts.manifest.verb} with",
                 confidence=changed.confidence(facts, certain=all(c.certain for c in part)),
-                evidence=changed.evidence(part),
+                evidence=changed.evidence(facts, part),
                 context=changed.context(
                     facts, "Names and shapes of weights agree, so loading cannot notice.", training=training
                 ),
                 fixes=[
                     Fix(
-                        title="To keep what was trained, "
+                        title=f"To keep what was {facts.manifest.trained}, "
                         + (f"make {first.label} {first.saved} again" if first.saved else f"take {first.label} out")
                         + (f" ({first.line})." if first.line else "."),
                         kind=FixKind.CODE,

@@ -81,7 +81,7 @@ class ForwardChanged(Rule):
         shown = outcome is not None and outcome.same is False
         names = some([c.name for c in found], 3)
         yield self.finding(
-            f"{names} {'computes something else' if shown else 'has changed'} since this was saved",
+            f"{names} {'computes something else' if shown else 'has changed'} since this was {facts.manifest.verb}",
             confidence=changed.confidence(facts, certain=False),
             evidence=[_line(c) for c in found[:6]],
             context=changed.context(facts, "Code is not in the state_dict, so loading cannot notice."),
@@ -107,7 +107,7 @@ def _history(facts: Facts, found: tuple[FunctionChange, ...]) -> Iterator[Fix]:
         return
     clean = facts.manifest.part("repository").get("changed") is False
     yield Fix(
-        title="What changed since the commit that it was saved from"
+        title=f"What changed since the commit that it was {facts.manifest.verb} from"
         + (":" if clean else " (files had been edited by then, too):"),
         kind=FixKind.CODE,
         command=shlex.join(["git", "diff", commit, "--", *files]),

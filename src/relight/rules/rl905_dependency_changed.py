@@ -82,15 +82,16 @@ class DependencyChanged(Rule):
             package = module.package
             if package is None or package in _STEADY:
                 continue
-            name = package.replace("_", "-").lower()
-            if name in then and name in now and release(then[name])[:2] != release(now[name])[:2]:
-                found.setdefault(name, (then[name], now[name], []))[2].append(module.name)
+            for name in facts.manifest.distributions(package):
+                if name in then and name in now and release(then[name])[:2] != release(now[name])[:2]:
+                    found.setdefault(name, (then[name], now[name], []))[2].append(module.name)
         if not found:
             return
+        verb = facts.manifest.verb
         yield self.finding(
-            f"{some(found)} {'has' if len(found) == 1 else 'have'} another version than when this was saved",
+            f"{some(found)} {'has' if len(found) == 1 else 'have'} another version than when this was {verb}",
             evidence=[
-                Evidence(name, f"saved with {a}, now {b}; defines {some(dict.fromkeys(classes), 3)}")
+                Evidence(name, f"{verb} with {a}, now {b}; defines {some(dict.fromkeys(classes), 3)}")
                 for name, (a, b, classes) in found.items()
             ],
             fixes=[

@@ -62,10 +62,11 @@ class WeightsAltered(Rule):
             return
         yield self.finding(
             f"{len(altered.keys):,} of {tensors(altered.compared)} {'is' if len(altered.keys) == 1 else 'are'} "
-            "not what was saved",
+            f"not what was {facts.manifest.verb}",
             evidence=[Evidence(key, "another digest than in the manifest") for key in altered.keys[:5]],
             context=[
-                "The manifest in the file has a digest of each tensor, made before it was written. "
+                "The manifest in the file has a digest of each tensor, made "
+                + ("before it was written. " if facts.manifest.sealed is None else "when it was sealed. ")
                 + ("Every byte was compared." if altered.whole else "A sample of each tensor was compared.")
             ],
             fixes=[

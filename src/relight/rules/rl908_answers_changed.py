@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.errors import MissingFact
 from relight.core.finding import Evidence, Finding, Fix, FixKind, Severity
+from relight.facts import changed, surroundings
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, make, manifest, probe
 
@@ -71,11 +72,12 @@ class AnswersChanged(Rule):
         except MissingFact:
             pass  # then there is nothing that could explain it
         yield self.finding(
-            "the model answers otherwise than when it was saved",
-            evidence=[Evidence("answers", outcome.text)],
+            f"the model answers otherwise than when it was {facts.manifest.verb}",
+            evidence=[Evidence("answers", outcome.text), *_surroundings(facts)],
             context=[
                 f"Asked with the weights of the file and the recorded input form ({outcome.form}, seeded). Modules, "
-                "attributes and the code of forward are as they were, as far as the manifest describes them."
+                "attributes and the code of forward are as they were, as far as the manifest describes them.",
+                *changed.sealed(facts),
             ],
             fixes=[
                 Fix(
@@ -86,3 +88,16 @@ class AnswersChanged(Rule):
             subjects=["answers"],
             wrong=True,
         )
+
+
+def _surroundings(facts: Facts) -> Iterator[Evidence]:
+    """What else is not as it was, first what touches this model."""
+    try:
+        environment = facts.environment
+    except MissingFact:
+        return
+    found = surroundings.differences(facts.manifest, environment)
+    for one in found[:4]:
+        yield Evidence(one.name, f"{facts.manifest.verb} with {one.then}, now {one.now}; {one.why}")
+    if len(found) > 4:
+        yield Evidence("...", f"{len(found) - 4} more versions differ, of packages that the program had imported")

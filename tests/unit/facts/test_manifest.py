@@ -8,18 +8,26 @@ from dataclasses import replace
 import pytest
 
 from relight.core.manifest import KEY, Make, Manifest
-from relight.core.target import Intent, IntentCall, Replay
+from relight.core.target import Environment, Intent, IntentCall, Replay
 from relight.engine.diagnose import diagnose
-from relight.facts import altered, replay
+from relight.facts import altered, makes, replay, surroundings
 from relight.facts.manifest import manifest_of
 from relight.reader import fingerprint, open_checkpoint
 from relight.report import inspect_json, inspect_text
+from relight.report import text as report_text
 from relight.report.layout import Style
 from relight.rulekit import File, Fires, Model, function, make, manifest, probe
 from relight.rulekit.registry import all_rules
 from relight.testing import facts_of, write
 
-_MAKE = make({"a": ("models.B", {"k": "1"}), "b": "torch.nn.modules.linear.Linear"}, a=function("d", [("s", 1)]))
+_MAKE = make(
+    {"a": ("models.B", {"k": "1"}), "b": "torch.nn.modules.linear.Linear"},
+    a=function("d", [("s", 1)]),
+    hooks={"b": ["models.hook"]},
+    buffers={"b.table": (4,)},
+    tied=[["net.weight", "net.bias"]],
+)
+_MAKE["buffers"][0]["values"] = [0.5, 0.1, 0.0, 1.0, 0.5, 0.5]
 _WHOLE = json.loads(
     str(
         manifest(
@@ -52,6 +60,9 @@ def _with(value, path, new):
     return out
 
 
+_WHOLE["distributions"] = {"torch": ["torch"]}
+_WHOLE["sealed"] = {"target": "models.py:B"}
+_WHOLE["environment"]["python"] = "3.9.1"
 PATHS = [p for p in _paths(_WHOLE) if p and p != ("schema",)]
 
 
@@ -169,3 +180,52 @@ def test_inputs_that_nobody_should_make(tmp_path, shape):
     found = manifest_of(checkpoint)
     assert found is not None
     assert replay.question(found, checkpoint) is None
+
+
+# ---------------------------------------------------------------- buffers, surroundings, seals
+
+
+def test_a_buffer_that_another_device_computes_is_the_same():
+    """Half a percent of the deviation is rounding; another base of a table is not."""
+    then = (0.2, 0.5, -1.0, 1.0, 0.1, 0.3)
+    assert makes._moved(then, tuple(v * 1.0005 for v in then)) is None
+    assert makes._moved(then, (0.2, 0.5, -1.0, 1.0, 0.1, 0.4)) == ("a value 0.3", "a value 0.4")
+    assert makes._moved(then, None) is None
+    assert makes._moved(then, then[:4]) is None
+
+
+def test_versions_that_touch_the_model_come_first():
+    data = {
+        "environment": {
+            "python": "3.9.1",
+            "packages": {"torch": "2.1.0", "pandas": "1.0", "open-clip-torch": "2.0", "numpy": "2.4.1"},
+        },
+        "architecture": make({"net": ("open_clip.model.CLIP", {})}),
+        "distributions": {"open_clip": ["open-clip-torch"]},
+    }  # fmt: skip
+    here = Environment(
+        python="3.11.7", packages={"torch": "2.13.0", "pandas": "2.0", "open-clip-torch": "3.1", "numpy": "2.4.6"}
+    )
+    found = surroundings.differences(Manifest(data), here)
+    assert [(d.name, d.then, d.now, d.why) for d in found] == [
+        ("open-clip-torch", "2.0", "3.1", "defines CLIP"),
+        ("torch", "2.1.0", "2.13.0", "runs the model"),
+        ("python", "3.9.1", "3.11.7", "runs the program"),
+        ("pandas", "1.0", "2.0", "defines no layer of it"),
+    ]
+
+
+def test_a_seal_never_speaks_of_training(tmp_path):
+    act = "torch.nn.modules.activation."
+    for sealed, said, not_said in ((True, "sealed with", "trained"), (False, "trained with", "sealed")):
+        example = Fires(
+            name="x",
+            file=File(extra=manifest(make({"act": f"{act}ReLU"}), sealed=sealed)),
+            model=Model(architecture=make({"act": f"{act}GELU"})),
+        )
+        facts = facts_of(example, tmp_path)
+        text = report_text.render(diagnose(facts, all_rules()), Style())
+        assert said in text
+        kept = [line for line in text.splitlines() if not_said in line and "of the training run" not in line]
+        assert kept == []
+    assert "it tells the code of that day" not in text
