@@ -608,6 +608,101 @@ def fix(
     return receipt
 
 
+def seal(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    target: str | type | Callable[..., object],
+    *,
+    intent: str = "load",
+    input: Sequence[str] = (),
+    init: Mapping[str, object] | None = None,
+    hparams_file: str | None = None,
+    python: str | None = None,
+    progress: Callable[[int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Receipt:
+    """Add a manifest to a copy of a file that was saved without one; the tensors stay what they are, byte for byte.
+
+    It describes the model of today, not that of the training run, and says so: to be done before a refactoring.
+
+    Args:
+        path: The checkpoint; it is only read.
+        output: The copy; nothing may be there.
+        target: The model that it belongs to, as for `check`.
+        intent: How it is loaded, as for `check`.
+        input: The form of each argument of ``forward``, as ``8x3x32x32`` or ``4x16:int64:0..99``; without it the model's
+            ``example_input_array`` is taken, where it has one.
+        init: As for `check`.
+        hparams_file: As for `check`.
+        python: Interpreter to build the target with.
+        progress: Called with the number of bytes written since the last call.
+        announce: Called with one line before something slow starts.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        UsageError: An argument does not make sense.
+        RepairError: The file has a manifest already, has no place for one, or does not load into the target; or the copy
+            cannot be written or is not what it should be. Then there is no copy.
+    """
+    import contextlib
+
+    from relight.core.errors import RepairError, UsageError
+    from relight.core.target import IntentCall
+    from relight.facts import replay
+    from relight.facts.manifest import manifest_of
+    from relight.live.capture import build_target
+    from relight.live.named import argument_of
+    from relight.reader import open_checkpoint
+    from relight.repair import proof, sealing
+    from relight.repair.copying import refuse_existing
+    from relight.repair.rewriter import digest_of, rewrite
+
+    source, copy = os.fspath(path), os.fspath(output)
+    refuse_existing(copy, source)
+    form = sealing.input_form(tuple(input))
+    _need_file(hparams_file)
+    try:
+        call = IntentCall(intent)
+    except ValueError:
+        raise UsageError(f"unknown intent {intent!r}", "One of load, resume, weights.") from None
+    checkpoint = open_checkpoint(source)
+    sealing.refuse(checkpoint)
+    places = replay.places(checkpoint)
+    if places is None:
+        raise RepairError(source, "its values are not all plainly in it")
+    argument = target if isinstance(target, str) else argument_of(target)
+    built: Target = build_target(
+        argument, checkpoint, init=init, hparams_file=hparams_file, python=python, call=call.value,
+        seal={**places, "input": form}, announce=_told(checkpoint, announce), cache=False,
+    )  # fmt: skip
+    _need_target(built)
+    _need_names(built, init or {}, checkpoint)
+    parts = built.sealed or {}
+    if "architecture" not in parts:
+        failed = built.failure or built.rehearsal
+        why = next(iter((parts.get("omitted") or {}).values()), failed.message if failed is not None else "")
+        raise RepairError(source, f"it does not load into {argument}" + (f": {' '.join(why.split())}" if why else ""))
+    made = sealing.text(checkpoint, parts, argument)
+    plan = sealing.plan(checkpoint, digest_of(source), made)
+    written = rewrite(plan, source, copy, progress=progress)
+    try:
+        checks = proof.compared(written, source, whole=False)
+        found = manifest_of(open_checkpoint(copy))
+        checks.append(("the manifest", found is not None and found.sealed is not None, "it is read as it was written"))
+        receipt = proof.receipt(plan, written, checks, not_tried="a manifest changes nothing that is loaded")
+        if not receipt.proved:
+            failed_at = next(f"{what}: {text}" for what, ok, text in receipt.checks if not ok)
+            raise RepairError(source, f"no copy, the proof fails: {failed_at}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(copy)
+        raise
+    return receipt
+
+
 def load(
     cls: type[ModelT],
     path: str | os.PathLike[str],

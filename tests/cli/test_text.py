@@ -243,8 +243,8 @@ Not shown:
     ignored: --ignore
 
 Not asked:
-  RL906, RL901, RL902, RL903, RL904, RL905, RL907, RL908: the file has no
-  manifest
+  RL906, RL901, RL902, RL903, RL904, RL905, RL907, RL909, RL910, RL911, RL908:
+  the file has no manifest
 """)
 
 
@@ -598,6 +598,7 @@ More:
           rules.
   diff    What differs between two checkpoints.
   verify  Read every byte once and compare checksums; find NaN and Inf.
+  seal    Add a manifest to a copy of a file that has none.
   spec    Describe a model as JSON, to check against without torch.
   rules   List all rules.
   demo    Diagnose the bundled broken checkpoints.

@@ -21,6 +21,7 @@ _COMMANDS = {
     "map": "Which tensor of a checkpoint belongs where in a model, and by which rules.",
     "diff": "What differs between two checkpoints.",
     "verify": "Read every byte once and compare checksums; find NaN and Inf.",
+    "seal": "Add a manifest to a copy of a file that has none.",
     "spec": "Describe a model as JSON, to check against without torch.",
     "rules": "List all rules.",
     "demo": "Diagnose the bundled broken checkpoints.",

@@ -484,6 +484,7 @@ class Target:
         file: File of the class as the user would name it, ``load.py``.
         environment: Where the child ran.
         replay: What it answers to the manifest's probe, None where it was not asked.
+        sealed: Parts of a manifest of the model of today, and ``omitted``; None where nobody asked.
     """
 
     argument: str
@@ -503,3 +504,4 @@ class Target:
     file: str | None = None
     environment: Environment | None = None
     replay: Replay | None = None
+    sealed: Mapping[str, Any] | None = None

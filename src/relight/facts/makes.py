@@ -297,15 +297,15 @@ class _Comparison:
             if one is not None and two is not None and one[1] == two[1] and _kind(one[0]) == _kind(two[0]):
                 if not values:
                     continue
-                was, is_now = values
+                forms: tuple[str | None, str | None] = values
             else:
-                was, is_now = _form(one), _form(two)
+                forms = _form(one), _form(two)
             self.buffers.append(
                 Change(
                     path=after.path,
                     name=name,
-                    saved=was,
-                    now=is_now,
+                    saved=forms[0],
+                    now=forms[1],
                     line=where(self.spec, _join(after.path, name)),
                     certain=False,
                 )

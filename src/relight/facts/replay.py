@@ -32,6 +32,16 @@ def question(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, Any] | Non
         return None
     if not isinstance(form, Mapping) or not isinstance(module, str) or not _is_form(form):
         return None
+    found = places(checkpoint)
+    return None if found is None else {**found, "module": module, "input": dict(form)}
+
+
+def places(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Where in the file the values of its tensors are; None where they are not all plainly in it.
+
+    Args:
+        checkpoint: The file.
+    """
     if not checkpoint.tensors or not checkpoint.little_endian or not os.path.isfile(checkpoint.origin):
         return None
     tensors: list[tuple[str, str, list[int], int, int]] = []
@@ -40,7 +50,7 @@ def question(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, Any] | Non
         if span is None:
             return None
         tensors.append((t.key, t.dtype, list(t.shape), span.start, span.length))
-    return {"file": os.path.abspath(checkpoint.origin), "tensors": tensors, "module": module, "input": dict(form)}
+    return {"file": os.path.abspath(checkpoint.origin), "tensors": tensors}
 
 
 def _is_form(form: Mapping[str, Any]) -> bool:

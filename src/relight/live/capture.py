@@ -58,6 +58,7 @@ class TargetRequest:
         strict: ``strict=`` of that call, None where it is not passed.
         really: A file that relight wrote, and that the real call is to load with real values; None tries nothing.
         replay: Module and input of a probe that the model is asked with the file's weights, None for none.
+        seal: Where the weights of the file are, and an input, for a manifest of the model of today; None for none.
     """
 
     argument: str
@@ -68,6 +69,7 @@ class TargetRequest:
     strict: bool | None = None
     really: str | None = None
     replay: Mapping[str, Any] | None = None
+    seal: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def build_target(
     strict: bool | None = None,
     really: str | None = None,
     replay: Mapping[str, Any] | None = None,
+    seal: Mapping[str, Any] | None = None,
     timeout: float = 120,
     announce: Callable[[str], None] | None = None,
     cache: bool = True,
@@ -138,6 +141,7 @@ def build_target(
         strict: ``strict=`` of that call, None where it is not passed.
         really: A file that relight wrote, and that the real call is to load; nothing else is ever loaded.
         replay: Module and input of a probe that the model is asked with the file's weights.
+        seal: Where the weights of the file are, and an input, for a manifest of the model of today.
         timeout: Seconds after which the child process is ended.
         announce: Called with one line before the child process is started; not where the answer is cached.
         cache: Whether to use and to keep answers.
@@ -157,6 +161,7 @@ def build_target(
         strict=strict,
         really=really,
         replay=replay,
+        seal=seal,
     )
     return build_targets([request], python=python, timeout=timeout, announce=announce, cache=cache)[0]
 
@@ -370,6 +375,7 @@ def _wire_target(index: int, request: TargetRequest, files: _EncodedCheckpoints)
         "hparams_file": None if hparams is None else os.path.abspath(hparams),
         "checkpoint": files.index(checkpoint) if readable and checkpoint is not None else None,
         "replay": None if request.replay is None else dict(request.replay),
+        "seal": None if request.seal is None else dict(request.seal),
     }
 
 
@@ -536,6 +542,7 @@ def _target(request: TargetRequest, answer: dict[str, Any], about: dict[str, Any
         file=answer.get("file"),
         environment=environment,
         replay=None if "replay" not in answer else Replay(**answer["replay"]),
+        sealed=answer.get("sealed"),
     )
 
 

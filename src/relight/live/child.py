@@ -1712,6 +1712,8 @@ class Job(object):
                 answer["rehearsal"] = self.rehearse(built)
                 if self.target["replay"] is not None and answer["rehearsal"]["ok"]:
                     answer["replay"] = self.replay(self.target["replay"])
+                if self.target.get("seal") is not None and answer["rehearsal"]["ok"]:
+                    answer["sealed"] = self.seal(self.target["seal"])
             if self.target.get("really") is not None:
                 answer["loaded"] = self.load_really(self.target["really"])
         except TargetError as exc:
@@ -1920,6 +1922,56 @@ class Job(object):
         except Exception as exc:
             return {"reason": "{}: {}".format(type(exc).__name__, message_of(exc, limit=300))}
         return {"answer": answers[0], "steady": answers[0] == answers[1], "buffers": buffers}
+
+    def seal(self, wanted):
+        """What a manifest says of the model of today, with the weights of the file; a part that fails, with the reason."""
+        torch, out, omitted = self.torch, {}, {}
+
+        def take(name, collect):
+            try:
+                value = collect()
+            except (Exception, Stop) as exc:
+                omitted[name] = "{}: {}".format(type(exc).__name__, message_of(exc, limit=300))
+            else:
+                if value is not None:
+                    out[name] = value
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            take("model", lambda: self.with_weights(wanted))
+            model = out.pop("model", None)
+            if model is None:
+                return {"omitted": omitted}
+            around = _beside("manifest", "environment")
+            take("architecture", lambda: structure.structure(model, torch, self.names.show))
+            take("init", lambda: structure.init_facts(model))
+            take("source", lambda: structure.class_digests(model))
+            take("environment", lambda: around.environment(torch))
+            take("distributions", lambda: around.distributions(out.get("architecture")))
+            path = class_file(type(model))
+            take("repository", lambda: around.repository(os.path.dirname(os.path.abspath(path))) if path else None)
+            take("probe", lambda: self.sealed_probe(model, wanted["input"]))
+        return dict(out, omitted=omitted)
+
+    def sealed_probe(self, model, form):
+        """What it answers to an input of the form that was given, or of the one that it has as its example."""
+        origin = "input"
+        if form is None:
+            example = getattr(model, "example_input_array", None)
+            if example is None:
+                raise behaviour.Unsuitable("no form of an input is known")
+            origin = "example"
+            args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+            args, kwargs = ((), example) if isinstance(example, dict) else (args, {})
+            form = behaviour.call_of(args, kwargs, self.torch)
+        answers = []
+        for seed in (1, 2):
+            self.torch.manual_seed(seed)
+            random.seed(seed)
+            answers.append(behaviour.answer(model, "", form, self.torch))
+        if answers[0] != answers[1]:
+            raise behaviour.Unsuitable("it answers differently every time")
+        return dict(answers[0], module="", input=form, generator=behaviour.GENERATOR, **{"from": origin})
 
     def with_weights(self, wanted):
         """The model on the CPU, with the values that stand in the file at the given places."""

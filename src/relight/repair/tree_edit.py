@@ -345,6 +345,10 @@ def _storage(like: Call, entry: TensorEntry, key: str, numel: int) -> Persistent
 def _pairs_at(root: Value, path: Sequence[str], *, make: bool = False) -> list[tuple[Value, Value]]:
     value = root
     for step in path:
+        inner = _metadata(value) if step == "_metadata" else None
+        if inner is not None:
+            value = inner
+            continue
         pairs = _own_pairs(value)
         below = next((v for k, v in reversed(pairs) if k == step and isinstance(k, str)), None)
         if below is None and make:
@@ -352,6 +356,12 @@ def _pairs_at(root: Value, path: Sequence[str], *, make: bool = False) -> list[t
             pairs.append((step, below))
         value = below
     return _own_pairs(value)
+
+
+def _metadata(value: Value) -> Value | None:
+    """``_metadata`` of a state_dict: an attribute of the dict, not one of its entries."""
+    state = mapping_pairs(value.state) if isinstance(value, Call) and value.has_state else None
+    return next((v for k, v in state or () if k == "_metadata"), None)
 
 
 def _set_entry(root: Value, edit: SetEntry) -> None:

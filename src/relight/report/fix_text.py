@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
-from relight.core.edits import Plan, Receipt
+from relight.core.edits import Plan, Receipt, SetEntry
 from relight.core.finding import Evidence
-from relight.facts.describe import listed
+from relight.core.manifest import Manifest
+from relight.facts import replay
+from relight.facts.describe import counted, listed, some, tensors
 from relight.repair.rewriter import words
 from relight.report.layout import Style, columns, joined, wrapped
 
@@ -21,6 +24,31 @@ def receipt(done: Receipt, style: Style) -> str:
 def plan(made: Plan, style: Style) -> str:
     """The same for a plan that nobody has carried out."""
     return joined(_plan(made, style))
+
+
+def sealed(done: Receipt, target: str, style: Style) -> str:
+    """What a manifest that was added to a file describes."""
+    return joined(_sealed(done, target, style))
+
+
+def _sealed(done: Receipt, target: str, style: Style) -> Iterator[str]:
+    edit = next(e for e in done.plan.edits if isinstance(e, SetEntry))
+    manifest = Manifest(json.loads(str(edit.value)))
+    yield style.paint(f"{done.written.path}: written, sealed with {target} as it is today", "good")
+    make = manifest.make
+    parts = [] if make is None else [counted(len(make.modules), "module")]
+    if make is not None and make.functions:
+        parts.append(f"the code of {some(make.functions, 3)}")
+    parts.append(f"digests of {tensors(len(manifest.part('integrity').get('tensors', ())))}")
+    yield from wrapped(f"Described: {', '.join(parts)}.", style)
+    probe = manifest.part("probe")
+    if probe:
+        yield from wrapped(f"Asked with an input of {replay.form_text(probe.get('input'))}: its answer is kept.", style)
+    else:
+        reason = manifest.omitted.get("probe", "").partition(": ")[2] or "it gave no answer"
+        yield from wrapped(f"Not asked: {reason}. --input SHAPE, as in --input 8x3x32x32, asks it.", style)
+    yield from wrapped("It tells the code of today, not that of the training run: a refactoring comes after it.", style)
+    yield from wrapped(_untouched(done), style)
 
 
 def _receipt(done: Receipt, style: Style) -> Iterator[str]:

@@ -317,7 +317,8 @@ def _training(view: LightningView, style: Style) -> Iterator[str]:
 
 def _manifest(manifest: Manifest, style: Style, *, everything: bool) -> Iterator[str]:
     """What the program that saved the file wrote down of itself."""
-    yield from _section(style, "manifest", f"of {manifest.created}" if manifest.created else "")
+    when = f"of {manifest.created}" if manifest.created else ""
+    yield from _section(style, "manifest", when if manifest.sealed is None else f"sealed later, {manifest.sealed}")
     rows = list(_manifest_rows(manifest, everything=everything))
     width = max((len(a) for a, _ in rows), default=0)
     for name, text in rows:
@@ -367,7 +368,7 @@ def _manifest_rows(manifest: Manifest, *, everything: bool) -> Iterator[tuple[st
         form = replay.form_text(probe.get("input"))
         yield "probe", f"what it answers to a seeded input of {form}"
     for name, reason in list(manifest.omitted.items())[:8]:
-        yield "without", f"{name} ({reason})"
+        yield "without", f"{name} ({reason.removeprefix('Unsuitable: ')})"
 
 
 def _state_dict_key(view: LightningView) -> str | None:
