@@ -71,6 +71,7 @@ oracle-lightning: $(ORACLE_LIGHTNING:%=oracle-lightning-%)
 
 oracle-lightning-%: .venv-lightning-%/installed
 	.venv-lightning-$*/bin/python scripts/check_examples.py
+	.venv-lightning-$*/bin/python scripts/check_manifests.py
 
 oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_matrix.py '$(CORPUS)'

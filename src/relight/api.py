@@ -203,7 +203,7 @@ def _ask(
         )
     else:
         built = _not_needed(target)
-    return asked.report(asked.facts(checkpoint, built)), built
+    return asked.report(asked.facts(checkpoint, built, prove=prove is True)), built
 
 
 def rank_targets(
@@ -374,7 +374,7 @@ class _Asked:
         )
         self.choice = _choice(self.path, select, ignore, baseline)
 
-    def facts(self, checkpoint: Checkpoint, built: Target | None) -> Facts:
+    def facts(self, checkpoint: Checkpoint, built: Target | None, *, prove: bool = False) -> Facts:
         """All that is known about one target."""
         from relight.facts.facts import Facts
         from relight.facts.question import Question
@@ -387,6 +387,7 @@ class _Asked:
             hparams_file=self.hparams_file,
             class_name=None if built is None else built.class_name,
             history=_history(checkpoint, built),
+            prove=prove,
         )
         return Facts(checkpoint, question, built, _environment(self.environment, built))
 

@@ -234,7 +234,7 @@ def _unproved(facts: Facts) -> list[str]:
         return []
     if not changed or (outcome is not None and outcome.same is not None):
         return []
-    return [f"whether {some(changed, 3)} still computes what it did when this was saved"]
+    return [f"whether {some(changed, 3)} still computes what it did when this was {facts.manifest.verb}"]
 
 
 def _verdict(findings: list[Finding], unknown: list[str]) -> Verdict:

@@ -54,14 +54,22 @@ def _not_visible(facts: Facts) -> Iterator[str]:
             )
         return
     outcome = facts.replayed
+    if facts.question.prove and (outcome is None or outcome.same is None):
+        reason = outcome.reason if outcome is not None else facts.manifest.omitted.get("probe", "")
+        yield f"Not replayed: {reason.removeprefix('Unsuitable: ') or 'the manifest has no probe'}."
     if outcome is None or outcome.same is not True:
         return
+    if facts.question.prove:
+        yield (
+            f"Replayed on the recorded input form ({outcome.form}, seeded): it answers as it did when this was "
+            f"{facts.manifest.verb}."
+        )
     with contextlib.suppress(MissingFact):
         names = [f.name for f in facts.changes.functions]
         if names:
             yield (
-                f"{some(names, 3)} {'is' if len(names) == 1 else 'are'} written differently than when this was saved, "
-                "and the recorded input is answered as it was then."
+                f"{some(names, 3)} {'is' if len(names) == 1 else 'are'} written differently than when this was "
+                f"{facts.manifest.verb}, and the recorded input is answered as it was then."
             )
 
 

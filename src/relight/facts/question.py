@@ -39,6 +39,7 @@ class Question:
         class_name: Name of the target's class, where it is known.
         history: Commits that changed the target's source since the file was written; None where that is not known, or
             there are none.
+        prove: Whether the user asked in so many words to replay the manifest's probe.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Question:
     hparams_file: str | None = None
     class_name: str | None = None
     history: History | None = None
+    prove: bool = False
 
     def command(self, verb: str, path: str | None = None, *options: str) -> str:
         """A relight command on this question: ``relight check model.ckpt --target load.py:MyModel``."""

@@ -82,7 +82,7 @@ def describe_environment(recorder: Recorder) -> None:
     from relight.manifest import environment
 
     recorder.take("environment", lambda: environment.environment(sys.modules.get("torch")))
-    recorder.take("command", lambda: environment.command_line([sys.executable, *sys.argv]))
+    recorder.take("command", lambda: environment.command_line([os.path.basename(sys.executable), *sys.argv]))
 
 
 def describe_model(recorder: Recorder, model: Any) -> None:
