@@ -67,7 +67,11 @@ def context(facts: Facts, why: str, *, training: bool = False) -> list[str]:
     outcome = facts.replayed
     if outcome is None:
         if facts.manifest.part("probe"):
-            out.append("Not replayed on the recorded input; --prove does that.")
+            out.append(
+                "Not replayed on the recorded input; --prove does that."
+                if facts.keys.clean
+                else "Not replayed on the recorded input: that needs a file that loads."
+            )
     elif outcome.same is None:
         out.append(f"Replaying the recorded input showed nothing: {outcome.reason}.")
     elif outcome.same:

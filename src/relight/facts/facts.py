@@ -163,12 +163,16 @@ class Facts:
         if now is None:
             raise MissingFact("spec", "the model of today was not described beyond its keys")
         asked = self.resolved_target.replay
+        pairs = [p for e in self.attribution.explanations if e.certain for p in e.pairs]
+        accounted = {old for old, _ in pairs} | {new for _, new in pairs}
+        renamed = not self.keys.mismatched and accounted.issuperset((*self.keys.missing, *self.keys.unexpected))
         return makes.compare(
             saved,
             now if asked is None else replace(now, buffer_values=buffer_values(list(asked.buffers))),
             self.spec,
             [t.key for t in self.checkpoint.tensors],
-            whole=self.keys.clean,
+            whole=self.keys.clean or renamed,
+            renamed=makes.module_paths(pairs),
         )
 
     def _need_contents(self) -> None:

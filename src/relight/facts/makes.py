@@ -106,7 +106,31 @@ class Changes:
         return any(not c.only_training for c in (*self.modules, *self.attributes))
 
 
-def compare(saved: Make, now: Make, spec: ModelSpec, keys: Sequence[str], *, whole: bool) -> Changes:
+def module_paths(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Paths of modules then and now, from names of tensors then and now; where two tensors disagree, none.
+
+    Args:
+        pairs: (key in the file, key in the model).
+    """
+    found: dict[str, set[str]] = {}
+    for old, new in pairs:
+        a, b = old.split(".")[:-1], new.split(".")[:-1]
+        while a and b:
+            found.setdefault(".".join(a), set()).add(".".join(b))
+            if a.pop() != b.pop():
+                break
+    return {old: next(iter(news)) for old, news in found.items() if len(news) == 1}
+
+
+def compare(
+    saved: Make,
+    now: Make,
+    spec: ModelSpec,
+    keys: Sequence[str],
+    *,
+    whole: bool,
+    renamed: Mapping[str, str] | None = None,
+) -> Changes:
     """Compare two descriptions.
 
     Args:
@@ -114,14 +138,19 @@ def compare(saved: Make, now: Make, spec: ModelSpec, keys: Sequence[str], *, who
         now: Of the model of today.
         spec: That model, for the lines of its source.
         keys: Keys of the file.
-        whole: Whether all keys agree. Where they do not, only what has the same path is compared.
+        whole: Whether all keys agree, be it under other names. Where they do not, only what has the same path is
+            compared.
+        renamed: Paths of modules that are called something else today.
     """
-    return _Comparison(saved, now, spec, keys, whole=whole).result()
+    return _Comparison(saved, now, spec, keys, whole=whole, renamed=renamed or {}).result()
 
 
 class _Comparison:
-    def __init__(self, saved: Make, now: Make, spec: ModelSpec, keys: Sequence[str], *, whole: bool) -> None:
+    def __init__(
+        self, saved: Make, now: Make, spec: ModelSpec, keys: Sequence[str], *, whole: bool, renamed: Mapping[str, str]
+    ) -> None:
         self.saved, self.now, self.spec, self.whole = saved, now, spec, whole
+        self.renamed = renamed
         self.facts = data.load("manifest")
         self.saved_names = _names(saved, keys)
         self.now_names = _names(now, [p.key for p in spec.params])
@@ -156,6 +185,12 @@ class _Comparison:
             if name in new:
                 self._pair(_join(one, name), _join(two, name))
         gone, come = [n for n in old if n not in new], [n for n in new if n not in old]
+        for name in list(gone):
+            known = self.renamed.get(_join(one, name), "")
+            if _parent(known) == two and known.rpartition(".")[2] in come:
+                gone.remove(name)
+                come.remove(known.rpartition(".")[2])
+                self._pair(_join(one, name), known)
         if not self.whole:
             return
         in_order = before.name in self.facts["containers"]["called_in_order"]
@@ -355,11 +390,11 @@ class _Comparison:
         if len(one.attributes) != len(two.attributes):
             return False
         old, new = self.saved_names.get(before.path, frozenset()), self.now_names.get(after.path, frozenset())
-        renamed = {p[0].path: p[1].path for p in self.pairs}
+        paths = {p[0].path: p[1].path for p in self.pairs}
         for a, b in zip(one.attributes, two.attributes, strict=True):
             if a == b:
                 continue
-            if renamed.get(_join(before.path, a)) == _join(after.path, b):
+            if paths.get(_join(before.path, a)) == _join(after.path, b):
                 continue
             if a in old and a not in new and b in new and b not in old:
                 first, second = before.attributes.get(a), after.attributes.get(b)
@@ -409,7 +444,11 @@ def _class_name(row: ModuleMake) -> str:
     """The class of a library by its whole path, one of the user's by its name: the file may have moved."""
     if row.package is None:
         return row.name
-    return f"{row.package}.{row.name}"
+    # A lazy layer that has met an input is of the plain class, a reparametrised one of a class made on the spot.
+    name = row.name
+    if row.package == "torch":
+        name = name.removeprefix("Parametrized").removeprefix("Lazy")
+    return f"{row.package}.{name}"
 
 
 def _calls(one: FunctionMake, two: FunctionMake) -> Iterator[tuple[str | None, str | None]]:
@@ -463,6 +502,10 @@ def _same(one: str, two: str) -> bool:
         return bool(ast.literal_eval(one) == ast.literal_eval(two))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return False
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _join(parent: str, name: str) -> str:

@@ -65,6 +65,16 @@ class ModuleClassChanged(Rule):
             model=Model(architecture=make({"net": ("models.Block", {})})),
         ),
         Silent(
+            name="a lazy layer that has met an input, and one that has not",
+            file=File(extra=manifest(make({"net": f"{_NN}linear.Linear"}))),
+            model=Model(architecture=make({"net": f"{_NN}linear.LazyLinear"})),
+        ),
+        Silent(
+            name="a reparametrised layer",
+            file=File(extra=manifest(make({"net": f"{_NN}linear.Linear"}))),
+            model=Model(architecture=make({"net": "torch.nn.utils.parametrize.ParametrizedLinear"})),
+        ),
+        Silent(
             name="a private module of torch moved",
             file=File(extra=manifest(make({"net": f"{_NN}linear.Linear"}))),
             model=Model(architecture=make({"net": "torch.nn.modules.dense.Linear"})),
