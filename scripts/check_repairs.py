@@ -182,7 +182,7 @@ def _said_by_original(
         try:
             held = torch.load(corpus / scenario["checkpoint"], map_location="cpu", weights_only=False)
             module, _, name = beside["model"].partition(":")
-            cls = getattr(importlib.import_module(module), name)
+            cls = getattr(importlib.import_module(module), name)  # noqa: TID251 - the corpus names its classes
             state = _state(held)
             given = dict(held.get("hyper_parameters") or {}) if isinstance(held, dict) else {}
             given = {**(beside.get("init") or {}), **given} if isinstance(beside.get("init"), dict) else given
@@ -242,7 +242,7 @@ def _compare(
     with classes_on_path(*paths):
         try:
             file, _, name = target.rpartition(":")
-            cls = getattr(importlib.import_module(Path(file).stem), name)
+            cls = getattr(importlib.import_module(Path(file).stem), name)  # noqa: TID251 - the corpus names its classes
             torch.manual_seed(1)
             model = cls.load_from_checkpoint(copy_, map_location="cpu", **init)
             after = _output(model, scenario)
@@ -332,9 +332,7 @@ def _wrong_with(path: Path, original: Path, beside: Mapping[str, Any]) -> str:
     return "" if digest == wanted else "other weights"
 
 
-def _loaded(
-    files: Mapping[str, Mapping[str, Any]], matrix: Mapping[str, Any], folder: Path
-) -> tuple[int, int]:
+def _loaded(files: Mapping[str, Mapping[str, Any]], matrix: Mapping[str, Any], folder: Path) -> tuple[int, int]:
     """Repair each file for its class, and load it; how many loaded, and how many a real loader could read."""
     import torch
 
@@ -382,7 +380,7 @@ def _cells(matrix: Mapping[str, Any], beside: Mapping[str, Any]) -> Iterator[tup
 
 def _not_loaded(path: Path, beside: Mapping[str, Any]) -> str:
     module, _, name = beside["model"].partition(":")
-    cls = getattr(importlib.import_module(module), name, None)
+    cls = getattr(importlib.import_module(module), name, None)  # noqa: TID251 - the corpus names its classes
     if cls is None:
         return f"there is no class {name}"
     try:
