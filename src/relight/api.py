@@ -822,7 +822,8 @@ def _load_repaired(
 
     from relight.core.edits import LoadReport
     from relight.core.errors import LoadError, RelightError
-    from relight.live.loading import downloaded, let_go, opened, target_of_failure
+    from relight.live.failure import built_model
+    from relight.live.loading import downloaded, let_go, opened, target_here
     from relight.reader.detect import read
     from relight.reader.remote import is_url
     from relight.repair import planner
@@ -852,7 +853,7 @@ def _load_repaired(
         here = replace(checkpoint, origin=in_memory) if is_url(file) else checkpoint
         # What failed here says what is needed, step by step, in no time. Another process, which builds the class as far
         # as that goes, knows more, and takes seconds.
-        targets = [target_of_failure(error, cls)]
+        targets = [target_here(cls, built_model(error, cls))]
         let_go(error)
         tried: list[tuple[Edit, ...]] = []
         elsewhere = False
@@ -877,7 +878,7 @@ def _load_repaired(
             if elsewhere:
                 break
             if failure is not None:
-                further = target_of_failure(failure, cls)
+                further = target_here(cls, built_model(failure, cls))
                 let_go(failure)
                 if further.spec is not None and target.spec is None:
                     targets.append(further)
@@ -904,6 +905,42 @@ def _described_elsewhere(cls: type, checkpoint: Checkpoint, asked: _Asked) -> Ta
         return _target(cls, checkpoint, asked.call, asked.intent.strict, asked.init, asked.hparams_file, None, None)
     except UsageError:
         return None
+
+
+def explain_failure(error: BaseException) -> Report | None:
+    """What `check` says of the load that an exception comes from.
+
+    File, class, arguments and, where there is one already, the model are taken from the frames of the traceback.
+
+    Args:
+        error: What ``load_from_checkpoint``, ``Trainer.fit``, ``torch.load`` or ``load_state_dict`` raised, or what was
+            raised from that.
+
+    Returns:
+        The report; None where the exception comes from no load.
+
+    Raises:
+        SourceError: The file cannot be opened.
+    """
+    from relight.live.failure import failed_load
+    from relight.live.loading import target_here
+    from relight.reader import open_checkpoint
+
+    found = failed_load(error)
+    if found is None:
+        return None
+    asked = _Asked(
+        path=found.path, environment=None, intent=found.call.value, strict=found.strict,
+        weights_only=found.weights_only, map_location=found.map_location, hparams_file=found.hparams_file,
+        init=found.init, select=None, ignore=None, baseline=None, explain=False,
+    )  # fmt: skip
+    checkpoint = open_checkpoint(found.path)
+    target = None
+    if found.cls is not None:
+        if found.model is None:
+            target = _described_elsewhere(found.cls, checkpoint, asked)
+        target = target or target_here(found.cls, found.model)
+    return asked.report(asked.facts(checkpoint, target))
 
 
 def _as_planned(asked: _Asked, plan: Plan, written: Written, before: Report, again: Checkpoint, target: Target) -> bool:

@@ -594,6 +594,7 @@ Commands:
   explain  Explain a finding: its page, by name or code.
 
 More:
+  run     Run a program; if a checkpoint does not load in it, say why.
   map     Which tensor of a checkpoint belongs where in a model, and by which
           rules.
   diff    What differs between two checkpoints.

@@ -18,6 +18,7 @@ _COMMANDS = {
     "fix": "Write a corrected copy, and prove that it is one.",
     "inspect": "What is inside a checkpoint, read without executing it.",
     "explain": "Explain a finding: its page, by name or code.",
+    "run": "Run a program; if a checkpoint does not load in it, say why.",
     "map": "Which tensor of a checkpoint belongs where in a model, and by which rules.",
     "diff": "What differs between two checkpoints.",
     "verify": "Read every byte once and compare checksums; find NaN and Inf.",

@@ -133,26 +133,28 @@ def let_go(error: BaseException) -> None:
     gc.collect()
 
 
-def target_of_failure(error: BaseException, cls: type) -> Target:
-    """What is known of the class without another process; with the model where the load got as far as to build it.
+def target_here(cls: type, model: object = None) -> Target:
+    """What is known of a class without another process.
 
     Args:
-        error: What the load raised.
-        cls: Class of the model.
+        cls: The class.
+        model: An object of it; None where there is none, and then nothing is known of its tensors.
     """
     import torch
 
     from relight.live import child
     from relight.live.capture import init_of, spec_of
+    from relight.live.named import argument_of
 
     describing: Any = child
     names = describing.Names(os.getcwd())
-    argument = f"{cls.__module__}:{cls.__qualname__}"
+    try:
+        argument = argument_of(cls)
+    except UsageError:  # it is of a notebook, or of a function
+        argument = f"{cls.__module__}:{cls.__qualname__}"
     environment = installed.current_environment()
-    environment = environment.on_this_path(tuple(p for p in sys.path if p))
     init = init_of(describing.init_signature(cls, names))
     about = describing.describe_class(cls, names)
-    model = _built(error, cls)
     spec = None
     if isinstance(model, torch.nn.Module):
         described = dict(describing.describe(model, names, torch), passed=(), dropped=(), approximated=())
@@ -166,19 +168,6 @@ def target_of_failure(error: BaseException, cls: type) -> Target:
         file=about["file"],
         environment=environment,
     )
-
-
-def _built(error: BaseException, cls: type) -> Any:
-    """The model that was to take the weights when the load failed."""
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        if frame.f_code.co_name == "_load_state":
-            values = frame.f_locals
-            found = values.get("obj")
-            if type(values) is dict:
-                values.clear()  # before Python 3.13 it is a copy that the frame keeps, with all that was read
-            if isinstance(found, cls):
-                return found
-    return None
 
 
 def folder_content(path: str) -> dict[str, Any]:
