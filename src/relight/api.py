@@ -541,7 +541,7 @@ def fix(
         allow: Names of fixes that are not taken unasked.
         plan: A plan for this very file; None makes one from what `check` finds.
         prove: ``load``; ``bytes`` also compares every byte of untouched tensors; ``read`` does not load.
-        progress: Called with the number of bytes written since the last call.
+        progress: Called with the number of bytes written, and then with those read again, since the last call.
         announce: Called with one line before something slow starts.
 
     Returns:
@@ -553,7 +553,7 @@ def fix(
         RepairError: There is nothing that can be repaired, the plan is for another file, the copy cannot be written,
             or the proof fails. Then there is no copy.
     """
-    import contextlib
+    from dataclasses import replace
 
     from relight.core.errors import NothingToRepair, RepairError, UsageError
     from relight.repair import planner, proof
@@ -585,13 +585,15 @@ def fix(
         plan = planner.plan(before, digest_of(source), allow)
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
-    written = rewrite(plan, source, copy, progress=progress)
-    try:
-        checks = proof.compared(written, source, whole=prove == "bytes")
+    receipts: list[Receipt] = []
+
+    def prove_it(written: Written) -> None:
+        """Before the copy has its name: nobody ever finds one there that was not proved."""
+        checks = proof.compared(written, source, whole=prove == "bytes", progress=progress)
         reason = "" if prove != "read" else "--prove read"
-        if not reason and os.path.getsize(copy) > _LOADED_UNASKED and prove != "bytes":
+        if not reason and os.path.getsize(written.path) > _LOADED_UNASKED and prove != "bytes":
             reason = "it is large; --prove bytes loads it all the same"
-        after, built = ask(copy, really=None if reason else copy)
+        after, built = ask(written.path, really=None if reason else written.path)
         loaded = None if built is None else built.loaded
         reason = reason or proof.worth_loading(after)
         if reason:
@@ -601,12 +603,11 @@ def fix(
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.holds:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
-            raise RepairError(source, f"no copy, the proof fails: {failed}")
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(copy)
-        raise
-    return receipt
+            raise RepairError(source, f"no copy, the proof fails: {failed}".replace(written.path, copy))
+        receipts.append(receipt)
+
+    written = rewrite(plan, source, copy, progress=progress, announce=announce, prove=prove_it)
+    return replace(receipts[0], written=written)
 
 
 def seal(

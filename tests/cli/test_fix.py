@@ -15,7 +15,7 @@ def test_renamed(relight, demo):
     assert relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "-o", "copy.ckpt") == snapshot("""\
 copy.ckpt: written, 1 change, proved
   head  -> classifier  (2 tensors)
-  6 tensors are what they were: 24 storages are equal, by their checksums.
+  6 tensors are what they were: 24 storages read again, equal by checksum.
   Checked again: no findings. Not loaded: the target is described, not there.
 """)
     assert (demo / "trained.ckpt").read_bytes() == before
@@ -57,7 +57,7 @@ def test_what_is_allowed(relight, demo):
     assert relight.says(*arguments) == snapshot("""\
 copy.ckpt: written, 1 change, proved but for what is left out
   hyper_parameters.layer  my_custom_module.MyCustomLayer -> left out
-  4 tensors are what they were: 4 storages are equal, by their checksums.
+  4 tensors are what they were: 4 storages read again, equal by checksum.
   Checked again: no findings. Not loaded: the target is described, not there.
 
 Left out, and only in the old file:
@@ -130,7 +130,7 @@ def test_a_proof_that_fails_leaves_no_copy(relight, demo, monkeypatch):
 def test_bytes_of_untouched_tensors(relight):
     out = relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--prove", "bytes", "--format", "json")
     checks = {c["check"]: c["text"] for c in json.loads(out)["checks"]}
-    assert checks["untouched tensors"] == "24 storages are equal, byte by byte"
+    assert checks["untouched tensors"] == "24 storages read again, equal byte by byte"
 
 
 def test_a_plan_that_puts_code_into_a_file(relight, demo):
@@ -143,3 +143,27 @@ def test_a_plan_that_puts_code_into_a_file(relight, demo):
     answer = relight("fix", "trained.ckpt", "--target", "trained.spec.json", "--plan", "plan.json", "-o", "copy.ckpt")
     assert answer.status == 2
     assert not (demo / "copy.ckpt").exists()
+
+
+def test_a_bar_where_it_takes_long(monkeypatch):
+    """On a terminal, on the error stream, and only once it is clear that it takes a moment."""
+    import io
+    import sys
+
+    from relight.cli import options
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for late, shown in ((-1, "writing  [####"), (60, "")):
+        monkeypatch.setattr(options, "_LATE", late)
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with options.late_bar(100, "writing", quiet=False) as update:
+            update(20)
+            update(80)
+        assert shown in sys.stderr.getvalue()
+        assert bool(sys.stderr.getvalue()) == bool(shown)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with options.late_bar(100, "writing", quiet=False) as update:
+        assert update is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from functools import partial
 from typing import Any
 
@@ -15,8 +14,6 @@ from relight.cli import options
 from relight.cli.app import EXIT_FINDINGS
 from relight.core.edits import Plan
 from relight.core.errors import UsageError
-
-_BAR_FROM = 512 << 20  # bytes that take more than a second to copy
 
 
 @click.command("fix", context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,7 +38,7 @@ _BAR_FROM = 512 << 20  # bytes that take more than a second to copy
     "--prove",
     type=click.Choice(["load", "bytes", "read"]),
     default="load",
-    help="load: really load the copy; bytes: also compare every byte of untouched tensors; read: do not load it.",
+    help="load: really load the copy; bytes: also compare untouched tensors with FILE byte by byte; read: do not load it.",
 )
 @click.option("--strict/--no-strict", default=None, help="strict= of the call.")
 @click.option("--weights-only/--no-weights-only", default=None, help="weights_only= of the call.")
@@ -105,11 +102,8 @@ def command(
 
     run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, **settings)
     try:
-        if total >= _BAR_FROM and sys.stderr.isatty():
-            with click.progressbar(length=total, label="writing", file=sys.stderr) as bar:
-                receipt = run(progress=bar.update)
-        else:
-            receipt = run()
+        with options.late_bar(2 * total, "writing and reading again", quiet) as update:
+            receipt = run(progress=update)
     except NothingToRepair as error:
         click.echo(f"relight: {error}", err=True)
         return EXIT_FINDINGS

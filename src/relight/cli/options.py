@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from relight.report.layout import Style
 
+_LATE = 0.5  # seconds after which it is worth to say how long it will take
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -120,3 +122,41 @@ def announcer(quiet: bool) -> Callable[[str], None] | None:
     if quiet or not sys.stderr.isatty():
         return None
     return lambda line: click.echo(line, err=True)
+
+
+@contextmanager
+def late_bar(length: int, label: str, quiet: bool) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar for what turns out to take more than a second; on a terminal only.
+
+    Args:
+        length: Bytes in all.
+        label: What goes on.
+        quiet: Whether there is to be none.
+
+    Yields:
+        What to call with the number of bytes done since the last call; None where nothing is shown.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    import time
+
+    start = time.monotonic()
+    done = 0
+    bar: Any = None
+
+    def update(count: int) -> None:
+        nonlocal done, bar
+        done += count
+        if bar is not None:
+            bar.update(count)
+        elif time.monotonic() - start > _LATE:
+            bar = click.progressbar(length=length, label=label, file=sys.stderr)
+            bar.__enter__()
+            bar.update(done)
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 
 from relight.core.checkpoint import Layout, StorageEntry
 from relight.core.edits import DropEntry, DropKeys, Loaded, MakePlain, Plan, Receipt, Written
@@ -14,16 +15,20 @@ from relight.facts.plain_data import LEFT_OUT
 from relight.reader import DEFAULT_LIMITS, open_checkpoint
 from relight.reader.archive import Archive
 from relight.reader.source import LocalSource
-from relight.repair.copying import BUFFER
+from relight.repair.copying import BUFFER, Progress
 
 
-def compared(written: Written, source: str, *, whole: bool) -> list[tuple[str, bool, str]]:
+def compared(
+    written: Written, source: str, *, whole: bool, progress: Progress | None = None
+) -> list[tuple[str, bool, str]]:
     """Compare the new file with the old one, tensor by tensor.
 
     Args:
         written: What was done.
         source: The old file.
-        whole: Whether to read every byte of both; else checksums are compared, where the files record them.
+        whole: Whether to read every byte of both; else every byte of the new one is read, and has to give the checksum
+            that the old file records, where it records one.
+        progress: Called with the number of bytes of the new file that were read since the last call.
 
     Returns:
         (what was asked, whether it holds, in words).
@@ -36,9 +41,8 @@ def compared(written: Written, source: str, *, whole: bool) -> list[tuple[str, b
     here, there = LocalSource(source), LocalSource(written.path)
     try:
         different = ""
-        summed = 0
-        sums_old = {r.name: r.crc32 for r in old.records}
-        sums_new = {r.name: r.crc32 for r in new.records}
+        by_checksum = 0
+        recorded = {r.name: r.crc32 for r in old.records}
         for name, before in written.new_storages:
             key = name.removeprefix("data/") if new.layout is not Layout.SAFETENSORS else name
             mine = new.storages.get(key)
@@ -46,16 +50,21 @@ def compared(written: Written, source: str, *, whole: bool) -> list[tuple[str, b
             if mine is None or theirs is None or mine.nbytes != theirs.nbytes:
                 different = different or key
                 continue
-            known = sums_old.get(before)
+            known = recorded.get(before)
             if known is not None:
-                summed += 1
-                if sums_new.get(name) != known:
-                    different = different or key
-            if (whole or known is None) and not _same_bytes(here, theirs, there, mine):
+                by_checksum += 1
+                same = _checksum(there, mine, None if whole else progress) == known
+            else:
+                same = True
+            if (whole or known is None) and not _same_bytes(here, theirs, there, mine, progress):
+                same = False
+            if not same:
                 different = different or key
         count = len(written.new_storages)
-        how = "byte by byte" if whole or summed < count else "by their checksums"
-        text = f"storage {different} is not what it was" if different else f"{count:,} storages are equal, {how}"
+        how = "equal byte by byte" if whole or by_checksum < count else "equal by checksum"
+        text = f"{count:,} storages read again, {how}"
+        if different:
+            text = f"storage {different} is not what the file's checksum says, or not what the file has"
         out.append(("untouched tensors", not different, text))
     finally:
         here.close()
@@ -63,7 +72,25 @@ def compared(written: Written, source: str, *, whole: bool) -> list[tuple[str, b
     return out
 
 
-def _same_bytes(here: LocalSource, old: StorageEntry, there: LocalSource, new: StorageEntry) -> bool:
+def _checksum(source: LocalSource, storage: StorageEntry, progress: Progress | None) -> int | None:
+    if storage.span is None:
+        return None
+    crc = 0
+    position, end = storage.span.start, storage.span.end
+    while position < end:
+        data = os.pread(source.descriptor, min(BUFFER, end - position), position)
+        if not data:
+            return None
+        crc = zlib.crc32(data, crc)
+        position += len(data)
+        if progress is not None:
+            progress(len(data))
+    return crc
+
+
+def _same_bytes(
+    here: LocalSource, old: StorageEntry, there: LocalSource, new: StorageEntry, progress: Progress | None
+) -> bool:
     if old.span is None or new.span is None:
         return False
     position, left = 0, old.span.length
@@ -73,6 +100,8 @@ def _same_bytes(here: LocalSource, old: StorageEntry, there: LocalSource, new: S
         if not mine or mine != os.pread(there.descriptor, len(mine), new.span.start + position):
             return False
         position, left = position + len(mine), left - len(mine)
+        if progress is not None:
+            progress(len(mine))
     return True
 
 

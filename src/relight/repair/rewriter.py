@@ -41,7 +41,7 @@ from relight.reader.detect import read
 from relight.reader.pickle_vm import Decoded, decode
 from relight.reader.source import ByteSource, LocalSource
 from relight.reader.tensors import StorageClaim, storage_claim
-from relight.repair.copying import Progress, copy_range, new_file, refuse_existing, write_all
+from relight.repair.copying import BLOCK, Progress, new_file, refuse_existing, settle, written_to
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import Unwritable, encode, lowered
 from relight.repair.sinks import FileSink, Sink, Spliced
@@ -54,6 +54,7 @@ _ID = ".data/serialization_id"
 # What only tells torch where storages are without looking: it is wrong as soon as storages come or go.
 _FORMAT = (".format_version", ".storage_alignment")
 _SMALL = 1 << 20
+_SHARED = 4 << 20  # bytes of storages that are worth a gap of up to a block, so that file systems can share them
 _LOCAL = b"PK\x03\x04"
 
 
@@ -86,7 +87,14 @@ def _digest(source: ByteSource, archive: Archive | None) -> str:
 
 
 def rewrite(
-    plan: Plan, path: str, output: str, *, checkpoint: Checkpoint | None = None, progress: Progress | None = None
+    plan: Plan,
+    path: str,
+    output: str,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
+    prove: Callable[[Written], None] | None = None,
 ) -> Written:
     """Write a new file as a plan says.
 
@@ -96,6 +104,9 @@ def rewrite(
         output: The new file; nothing may be there.
         checkpoint: What was read of the file, where that was done already.
         progress: Called with the number of bytes written since the last call.
+        announce: Called with one line where something unexpected was found on the disk.
+        prove: Called when all is on the disk, under a name that nobody uses yet, which is the ``path`` of what it gets.
+            Where it raises, there is no new file.
 
     Returns:
         What was done.
@@ -109,12 +120,25 @@ def rewrite(
         raise RepairError(path, "it is a folder; only single files are written yet")
     source = LocalSource(path)
     try:
-        with _opened(plan, source, checkpoint) as (found, archive):
-            if found.layout is Layout.SAFETENSORS:
-                return _Safetensors(source, found, plan.edits).write(output, progress)
-            return _Pickled(source, found, plan.edits, archive).write(output, progress)
+        with new_file(output, path, announce) as new:
+            with _opened(plan, source, checkpoint) as (found, archive), written_to(output, path):
+                writer: _Safetensors | _Pickled
+                if found.layout is Layout.SAFETENSORS:
+                    writer = _Safetensors(source, found, plan.edits)
+                else:
+                    writer = _Pickled(source, found, plan.edits, archive)
+                sink = FileSink(new.descriptor)
+                try:
+                    written = writer.emit(sink, progress)
+                finally:
+                    sink.close()
+                settle(new, path)
+            written = replace(written, path=new.path, digest=digest_of(new.path))
+            if prove is not None:
+                prove(written)
     finally:
         source.close()
+    return replace(written, path=output)
 
 
 def splice(plan: Plan, source: ByteSource, *, checkpoint: Checkpoint | None = None) -> tuple[Spliced, Written]:
@@ -259,11 +283,6 @@ class _Pickled:
         again = decode(data, limits=DEFAULT_LIMITS)
         return not again.problems and again.stream.end == len(data) and same_graph(again.value, self.edited.root)
 
-    def write(self, output: str, progress: Progress | None) -> Written:
-        with new_file(output, self.source.name) as target:
-            written = self.emit(FileSink(target), progress)
-        return replace(written, path=output, digest=digest_of(output))
-
     def emit(self, target: Sink, progress: Progress | None) -> Written:
         """The new file, piece by piece; what was done, which does not know its name."""
         draft = self._draft()
@@ -272,6 +291,7 @@ class _Pickled:
         sums: list[str] = []
         copied = rewritten = nbytes = 0
         out = ZipOut(target, self.checkpoint.folder or "archive")
+        first = self._first_to_share(draft)
         for part in draft.parts:
             if part.name == _ID:
                 # It names a content: another content has another, of as many digits as torch's.
@@ -283,7 +303,8 @@ class _Pickled:
                 crc = out.add(part.name, part.data())
                 rewritten += 1
             else:
-                crc = out.copy(part.name, self.source, part.start, part.length, part.crc, progress)
+                shared = {"block": BLOCK} if part is first else {}
+                crc = out.copy(part.name, self.source, part.start, part.length, part.crc, progress, **shared)
                 copied, nbytes = copied + 1, nbytes + part.length
                 if part.storage:
                     pairs.append((part.name, part.old))
@@ -307,6 +328,11 @@ class _Pickled:
             dropped=tuple(self.edited.dropped),
             invented=tuple(self.edited.invented),
         )
+
+    def _first_to_share(self, draft: _Draft) -> _Part | None:
+        """The first of the storages, where they are large; torch looks up where it is, and computes the others."""
+        copied = [p for p in draft.parts if p.storage]
+        return copied[0] if sum(p.length for p in copied) >= _SHARED else None
 
     # ------------------------------------------------------------ records
 
@@ -451,7 +477,8 @@ class _Safetensors:
         self.checkpoint = checkpoint
         self.edits = edits
 
-    def write(self, output: str, progress: Progress | None) -> Written:
+    def emit(self, target: Sink, progress: Progress | None) -> Written:
+        """The new file, piece by piece; what was done, which does not know its name."""
         length = struct.unpack("<Q", self.source.read(0, 8))[0]
         header: dict[str, dict[str, object]] = json.loads(self.source.read(8, length))
         rename: dict[str, str] = {}
@@ -486,17 +513,16 @@ class _Safetensors:
                 runs.append((begin, end))
         raw = json.dumps(new, separators=(",", ":"), ensure_ascii=False).encode()
         raw += b" " * (-len(raw) % 8)
-        with new_file(output, self.source.name) as target:
-            write_all(target, struct.pack("<Q", len(raw)) + raw, 0)
-            position = 8 + len(raw)
-            for begin, end in runs:
-                copy_range(self.source.descriptor, 8 + length + begin, end - begin, target, position, progress)
-                position += end - begin
-            os.ftruncate(target, position)
+        target.write(struct.pack("<Q", len(raw)) + raw, 0)
+        position = 8 + len(raw)
+        for begin, end in runs:
+            target.copy(self.source, 8 + length + begin, end - begin, position, progress)
+            position += end - begin
+        target.end(position)
         count = len(new) - ("__metadata__" in new)
         return Written(
-            path=output,
-            digest=digest_of(output),
+            path="",
+            digest="",
             changes=tuple(words(self.edits)),
             copied=count,
             rewritten=1,

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
 from relight.reader.source import ByteSource, LocalSource, StreamSource
-from relight.repair.copying import BUFFER, Progress, copy_range, write_all
+from relight.repair.copying import BUFFER, Progress, WriteBehind, copy_range, write_all
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -54,15 +54,23 @@ class FileSink:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._behind = WriteBehind(descriptor)
 
     def write(self, data: bytes | bytearray, at: int) -> None:
         """Bytes of its own."""
         write_all(self._descriptor, data, at)
+        self._behind.wrote(len(data))
 
     def copy(self, source: ByteSource, start: int, length: int, at: int, progress: Progress | None) -> None:
         """A range of another file, by the kernel."""
         assert isinstance(source, LocalSource)
-        copy_range(source.descriptor, start, length, self._descriptor, at, progress)
+
+        def copied(count: int) -> None:
+            self._behind.wrote(count)
+            if progress is not None:
+                progress(count)
+
+        copy_range(source.descriptor, start, length, self._descriptor, at, copied)
 
     def checksum(self, source: ByteSource, start: int, length: int) -> int:
         """The checksum of a range, which is read for it."""
@@ -77,6 +85,14 @@ class FileSink:
     def end(self, size: int) -> None:
         """Cut or lengthen it to its size: its last bytes may have been a hole."""
         os.ftruncate(self._descriptor, size)
+
+    def close(self) -> None:
+        """Leave the descriptor alone.
+
+        Raises:
+            OSError: The disk did not take something.
+        """
+        self._behind.stop()
 
 
 class Spliced(io.RawIOBase):

@@ -452,7 +452,9 @@ def _make_plain(out: Edited, edit: MakePlain) -> None:
         raise CannotEdit(f"{path} is {what}, which has no plain form; --allow drop-object leaves it out")
     out.root = done.root
     out.plain = list(done.changes)
-    out.dropped += [(path, f"{was} is left out") for path, was, becomes in done.inexact if becomes == plain_data.LEFT_OUT]
+    out.dropped += [
+        (path, f"{was} is left out") for path, was, becomes in done.inexact if becomes == plain_data.LEFT_OUT
+    ]
     out.assumed += [
         (path, f"{was} -> {becomes}") for path, was, becomes in done.inexact if becomes != plain_data.LEFT_OUT
     ]

@@ -45,7 +45,15 @@ class ZipOut:
         return crc
 
     def copy(
-        self, name: str, source: ByteSource, start: int, length: int, crc: int | None, progress: Progress | None = None
+        self,
+        name: str,
+        source: ByteSource,
+        start: int,
+        length: int,
+        crc: int | None,
+        progress: Progress | None = None,
+        *,
+        block: int = _ALIGNMENT,
     ) -> int:
         """Copy a record's bytes from another file.
 
@@ -56,13 +64,15 @@ class ZipOut:
             length: How many they are.
             crc: Their checksum, None where it is not known: then a file on the disk gets it, for which they are read.
             progress: Called with the number of bytes copied since the last call.
+            block: They get a place that differs by a multiple of this from where they are there; so do those that
+                follow, where they have the same sizes and names as long: file systems share whole blocks.
 
         Returns:
             The checksum.
         """
         if crc is None:
             crc = self._target.checksum(source, start, length)
-        offset = self._begin(name, length)
+        offset = self._begin(name, length, start, block)
         if length < self._target.small:
             data = source.read(start, length)
             if len(data) != length:
@@ -91,12 +101,13 @@ class ZipOut:
 
     # ------------------------------------------------------------ records
 
-    def _begin(self, name: str, length: int) -> int:
+    def _begin(self, name: str, length: int, like: int = 0, block: int = _ALIGNMENT) -> int:
         """Write the local header, padded so that the payload starts at a multiple of 64; where the header is."""
         offset = self.position
         raw = f"{self._folder}/{name}".encode()
         wide = _wide(length, offset)
-        padding = -(offset + 30 + len(raw) + len(wide) + 4) % _ALIGNMENT
+        head = offset + 30 + len(raw) + len(wide) + 4
+        padding = (like - head) % block if like % _ALIGNMENT == 0 else -head % _ALIGNMENT
         extra = wide + b"FB" + struct.pack("<H", padding) + b"Z" * padding
         flags = _FLAGS if length else 0x0800
         self._write(struct.pack("<4s5H3I2H", b"PK\x03\x04", 0, flags, 0, 0, 0, 0, 0, 0, len(raw), len(extra)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 
@@ -19,29 +21,61 @@ from relight.testing import write
 
 RENAME = RenameKeys((("net.weight", "head.weight"),))
 
-# Kills itself at the n-th call that changes something on the disk.
+# Repairs in one process after another, each of which kills itself at the next call that changes something on the disk.
 PROGRAM = """
-import os, signal, sys, tempfile
-sys.path.insert(0, sys.argv[4])
-from relight.core.edits import RenameKeys
-from repairing import plan_of
-from relight.repair.rewriter import rewrite
-left = int(sys.argv[3])
-plan = plan_of(sys.argv[1], RenameKeys((("net.weight", "head.weight"),)))
-def deadly(function):
+import json, os, signal, sys, tempfile
+import relight
+from relight.core.edits import Plan, RenameKeys
+from relight.core.target import ModelSpec, ParamSpec
+from relight.repair import proof
+from relight.repair.rewriter import digest_of
+path, output = sys.argv[1:]
+rename = RenameKeys((("net.weight", "head.weight"), ("net.bias", "head.bias")))
+plan = Plan(source=path, digest=digest_of(path), edits=(rename,))
+params = (ParamSpec("head.weight", "float32", (700, 300), "parameter"), ParamSpec("head.bias", "float32", (3,), "parameter"))
+target = ModelSpec(class_name="Net", class_path="net:Net", kind="module", params=params)
+
+def deadly(owner, name):
+    function = getattr(owner, name, None)
     def call(*args, **kwargs):
         global left
         left -= 1
         if left == 0:
+            os.write(said, name.encode())
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
-    return call
-for name in ("pwrite", "copy_file_range", "sendfile", "fsync", "fchmod", "ftruncate", "replace", "close"):
-    if hasattr(os, name):
-        setattr(os, name, deadly(getattr(os, name)))
-tempfile.mkstemp = deadly(tempfile.mkstemp)
-rewrite(plan, sys.argv[1], sys.argv[2])
-print("done", left)
+    if function is not None:
+        setattr(owner, name, call)
+
+relight.check(path, target=target)  # what is imported is there before it is forked
+CALLS = ("open", "pwrite", "copy_file_range", "sendfile", "fchmod", "ftruncate", "fsync", "close", "replace", "unlink")
+for number in range(1, 100):
+    read, said = os.pipe()
+    child = os.fork()
+    if child == 0:
+        left = number
+        for name in CALLS:
+            deadly(os, name)
+        deadly(proof, "compared")
+        deadly(tempfile, "mkstemp")
+        try:
+            relight.fix(path, output, target=target, plan=plan)
+        except BaseException as error:
+            os.write(said, repr(error).encode())
+            os._exit(9)
+        os._exit(0)
+    os.close(said)
+    status = os.waitpid(child, 0)[1]
+    killed_at = os.read(read, 100).decode()
+    os.close(read)
+    print(json.dumps([killed_at, os.waitstatus_to_exitcode(status), os.path.exists(output), sorted(os.listdir())]))
+    if not os.WIFSIGNALED(status):
+        break
+    if os.path.exists(output):
+        os.rename(output, f"{output}.{number}")
+    for name in os.listdir():
+        if name.startswith("."):
+            os.unlink(name)
 """
 
 
@@ -53,25 +87,48 @@ def file(tmp_path):
 
 
 def test_killed_at_every_step(file, tmp_path):
+    """The name leads to a file that was proved, or nowhere; what is left is hidden, says whose it is, and goes away."""
     before = file.read_bytes()
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    support = os.path.dirname(sys.modules["repairing"].__file__)
-    steps = 0
-    for number in range(1, 100):
-        output = file.with_name(f"out{number}.ckpt")
-        run = subprocess.run(
-            [sys.executable, str(program), str(file), str(output), str(number), support], capture_output=True, text=True
-        )
-        assert file.read_bytes() == before
-        if output.exists():
-            assert list(rows(output)) == ["head.weight", "net.bias"]
-        if run.returncode == 0:
-            break
-        assert run.returncode == -signal.SIGKILL, run.stderr
-        steps += 1
-    assert steps >= 6, "it was killed while writing, before, while and after the new name was given"
-    assert output.exists()
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "model.ckpt", "out.ckpt"], cwd=file.parent, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    steps = [json.loads(line) for line in run.stdout.splitlines()]
+    assert file.read_bytes() == before
+    calls = [s[0] for s in steps]
+    assert {"mkstemp", "pwrite", "copy_file_range", "ftruncate", "fchmod", "fsync", "compared", "replace"} <= set(calls)
+    assert calls.index("fsync") < calls.index("compared") < calls.index("replace")
+    for number, (call, status, there, names) in enumerate(steps[:-1]):
+        assert status == -signal.SIGKILL, call
+        assert there == (number > calls.index("replace"))
+        left = [n for n in names if n != "model.ckpt" and not n.startswith("out.ckpt")]
+        assert all(n.startswith(".out.ckpt.") and n.endswith(".relight") for n in left)
+    assert steps[-1][:3] == ["", 0, True]
+    assert not any(n.startswith(".") for n in steps[-1][3])
+    for output in file.parent.glob("out.ckpt*"):
+        assert list(rows(output)) == ["head.weight", "head.bias"]
+    assert calls[calls.index("replace") + 1 :].count("fsync") == 1, "the folder"
+
+
+def test_what_an_interrupted_run_has_left(file):
+    """It is removed and said; what another run is writing, and what only looks like it, stays."""
+    import fcntl
+
+    names = (".out.ckpt.a1b2c3.relight", ".out.ckpt.running.relight", ".out.ckpt.mine", ".other.ckpt.a1.relight")
+    for name in names:
+        file.with_name(name).write_bytes(b"half")
+    said = []
+    with open(file.with_name(names[1])) as running:
+        fcntl.flock(running, fcntl.LOCK_EX)
+        rewrite(plan_of(file, RENAME), str(file), str(file.with_name("out.ckpt")), announce=said.append)
+    assert said == [f"{names[0]} is removed: a run that was interrupted has left it"]
+    assert sorted(os.listdir(file.parent)) == sorted(["model.ckpt", "out.ckpt", *names[1:]])
+
+
+def test_the_permissions_are_those_of_the_file(file):
+    file.chmod(0o640)
+    repaired(file, file.with_name("out.ckpt"), RENAME)
+    assert stat.S_IMODE(file.with_name("out.ckpt").stat().st_mode) == 0o640
 
 
 def test_a_full_disk(file):

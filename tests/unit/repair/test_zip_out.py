@@ -6,6 +6,7 @@ import pytest
 from repairing import repaired
 
 from relight.core.edits import RenameKeys
+from relight.reader import open_checkpoint
 
 torch = pytest.importorskip("torch")
 
@@ -36,3 +37,29 @@ def test_torch_finds_storages_by_their_sizes_alone(tmp_path, monkeypatch):
     assert torch.equal(mapped["old.8"], torch.full((8,), 8.0))
     meta = torch.load(output, weights_only=True, map_location="meta")["state_dict"]
     assert meta["old.8"].is_meta
+
+
+def test_large_storages_stay_in_step_with_blocks(tmp_path, monkeypatch):
+    """XFS and btrfs share blocks of two files, whole ones at multiples of their size: then a copy takes no time."""
+    import os
+
+    path, output = tmp_path / "model.ckpt", tmp_path / "copy.ckpt"
+    torch.save({"state_dict": {f"old.{i}": torch.randn(900, 1000 + i) for i in range(3)}, "epoch": 1}, path)
+    asked = []
+    real = getattr(os, "copy_file_range", None)
+    if real is not None:
+        monkeypatch.setattr(os, "copy_file_range", lambda *a: asked.append(a[2:]) or real(*a))
+    monkeypatch.setenv("TORCH_SERIALIZATION_DEBUG", "1")
+    repaired(path, output, RenameKeys(tuple((f"old.{i}", f"a name of another length.{i}") for i in range(3))))
+    old, new = open_checkpoint(path), open_checkpoint(output)
+    for key, storage in old.storages.items():
+        assert (new.storages[key].span.start - storage.span.start) % 4096 == 0
+        assert new.storages[key].span.start % 64 == 0
+    for length, start, at in asked:
+        assert length < 4096 or (start % 4096, at % 4096) == (0, 0)
+    state = torch.load(path, weights_only=True)["state_dict"]
+    loaded = torch.load(output, weights_only=True, mmap=True)["state_dict"]
+    assert all(torch.equal(loaded[f"a name of another length.{i}"], state[f"old.{i}"]) for i in range(3))
+    assert torch.load(output, weights_only=True, map_location="meta")["state_dict"][
+        "a name of another length.2"
+    ].is_meta
