@@ -71,6 +71,7 @@ _IN_WORDS = "it says in words what to do with another program"
 _COMMAND = "a command: test_torch_on_files.py runs it on a whole file"
 _GAP = "a call with a gap that only a person can fill"
 _SCENARIO = "recipes ignore arguments: test_scenarios.py pastes it, with the class {}"
+_SIZED = "recipes ignore arguments: tests/live/test_sized_arguments.py pastes it for real classes"
 NOT_PASTED = {
     ("RL101", "compressed once more"): _COMMAND,
     ("RL101", "HDF5, which begins with an opcode of pickles"): _IN_WORDS,
@@ -81,13 +82,14 @@ NOT_PASTED = {
     ("RL101", "packed again without its folder"): _COMMAND,
     ("RL103", "an HTTP header before the archive"): _COMMAND,
     ("RL201", "a class of the script that saved"): "the script that saved it is not there",
+    ("RL403", "another width, which is a default of the class"): _SIZED,
     ("RL504", "a LightningDataModule, and the file has only the model's"): _GAP,
     ("RL505", "renamed, and the shapes show it"): _SCENARIO.format("init_arg_renamed_other_default"),
     (
         "RL505",
         "names that have nothing in common, and the shapes show it",
     ): "tests/live/test_renamed_arguments.py pastes it for a real class",
-    ("RL517", "a size that does not fit"): _GAP,
+    ("RL517", "a size that does not fit"): _SIZED,
     ("RL704", "a constructor that downloads"): "its class wants the network",
     (
         "RL704",

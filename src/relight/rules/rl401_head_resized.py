@@ -8,8 +8,10 @@ from relight.core.edits import DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import InitParam
 from relight.facts import describe, snippets
+from relight.facts.attribution import Explanation
 from relight.facts.comparison import can_resume, confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _BODY = {"stem.weight": (8, 3, 3, 3), "stem.bias": (8,), "block.weight": (8, 8, 3, 3), "block.bias": (8,)}
@@ -73,7 +75,7 @@ class HeadResized(Rule):
         for e in facts.attribution.of("head"):
             first = e.mismatched[0]
             saved, wanted = first.saved[0], first.wanted[0]
-            fixes = _rebuild(facts, saved, wanted)
+            fixes = _rebuild(facts, e, saved)
             fixes.append(
                 Fix(
                     title=f"{wanted} is right, you will train a new head: leave the old one out of a copy.",
@@ -107,7 +109,7 @@ def _then(facts: Facts) -> str:
     return f"Load the copy with strict=False{resume}: {call}"
 
 
-def _rebuild(facts: Facts, saved: int, wanted: int) -> list[Fix]:
+def _rebuild(facts: Facts, e: Explanation, saved: int) -> list[Fix]:
     """The argument that sets the number of outputs, where the file's hyper_parameters name it."""
     names = [n for n, v in facts.lightning.hyper_parameters if v == saved and not isinstance(v, bool)]
     init = facts.spec.init
@@ -120,6 +122,15 @@ def _rebuild(facts: Facts, saved: int, wanted: int) -> list[Fix]:
                 kind=FixKind.LOAD_ARGUMENT,
                 applicability=Applicability.SAFE,
                 code=facts.question.load_call(**{taken[0]: saved}),
+            )
+        ]
+    sized = sized_arguments(facts, e.mismatched)
+    if sized:
+        return [
+            Fix(
+                title=f"{saved} is right: build the model with {saved} outputs.",
+                kind=FixKind.LOAD_ARGUMENT,
+                code=facts.question.load_call(**sized),
             )
         ]
     return [Fix(title=f"{saved} is right: build the model with {saved} outputs.", kind=FixKind.CODE)]

@@ -8,6 +8,7 @@ from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.facts import describe
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _EMB = {"tok": "torch.nn.modules.sparse.Embedding"}
@@ -79,10 +80,12 @@ class VocabularyResized(Rule):
                     )
                 )
             else:
+                sized = sized_arguments(facts, e.mismatched)
                 fixes.append(
                     Fix(
                         title=f"Build the model with {saved} rows, load, and resize the tables afterwards.",
-                        kind=FixKind.CODE,
+                        kind=FixKind.LOAD_ARGUMENT if sized else FixKind.CODE,
+                        code=facts.question.load_call(**sized) if sized else None,
                     )
                 )
             yield self.finding(

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from relight.core.finding import Evidence, Finding, Fix, FixKind
+from relight.core.target import InitParam
 from relight.facts import describe
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _KINDS = {
@@ -66,6 +68,15 @@ class ShapeDiffers(Rule):
             cause="size-mismatch-width-depth",
         ),
         Fires(
+            name="another width, which is a default of the class",
+            file=File(tensors={"a.weight": (16, 8), "up.weight": (64, 16), "b.weight": (1, 16)}, hparams={"lr": 0.1}),
+            model=Model(
+                params={"a.weight": (32, 8), "up.weight": (128, 32), "b.weight": (1, 32)},
+                init=(InitParam("lr", False, "0.5"), InitParam("width", False, "32")),
+            ),
+            cause="size-mismatch-width-depth",
+        ),
+        Fires(
             name="another kernel",
             file=File(tensors={"stem.weight": (8, 3, 3, 3), "b.weight": (1, 8)}),
             model=Model(params={"stem.weight": (8, 3, 5, 5), "b.weight": (1, 8)}),
@@ -114,7 +125,7 @@ class ShapeDiffers(Rule):
                     describe.others_fit(len(facts.keys.matched))
                     + "strict=False does not help: shapes are always compared.",
                 ],
-                fixes=[_argument(facts, e) or Fix(title=remedy, kind=FixKind.CODE)],
+                fixes=[_argument(facts, e, remedy) or Fix(title=remedy, kind=FixKind.CODE)],
                 subjects=[m.key for m in e.mismatched],
                 explains=e.keys,
                 predicts=load_error(facts),
@@ -155,26 +166,33 @@ def _evidence(facts: Facts, e: Explanation) -> list[Evidence]:
     return lines
 
 
-def _argument(facts: Facts, e: Explanation) -> Fix | None:
-    """A constructor argument whose value in the file is the size that the file has."""
-    sizes = {saved for saved, _ in _dimensions(e)}
-    init = facts.spec.init
-    if init is None or not facts.calls_lightning:
+def _argument(facts: Facts, e: Explanation, remedy: str) -> Fix | None:
+    """The arguments that would give the model the sizes that the file has."""
+    if e.kind not in ("size", "positions", "channels"):
         return None
-    hits = [
+    sizes = {saved for saved, _ in _dimensions(e)}
+    saved_too = [
         (n, v)
         for n, v in facts.lightning.hyper_parameters
-        if isinstance(v, int)
-        and not isinstance(v, bool)
-        and v in sizes
-        and n in init.names
-        and n in facts.question.init
+        if type(v) is int and v in sizes and n in facts.question.init and n in _names(facts)
     ]
-    if len(hits) != 1:
+    if len(saved_too) == 1 and facts.calls_lightning:
+        name, value = saved_too[0]
+        return Fix(
+            title=f"The file was trained with {name}={value}; it is overridden here. Load without that, or with:",
+            kind=FixKind.LOAD_ARGUMENT,
+            code=facts.question.load_call(**{name: value}),
+        )
+    values = sized_arguments(facts, e.mismatched)
+    if not values:
         return None
-    name, value = hits[0]
+    told = describe.listed([f"{n}={v}" for n, v in values.items()])
     return Fix(
-        title=f"The file was trained with {name}={value}; it is overridden here. Load without that, or with:",
+        title=f"{remedy} As far as the numbers show, {told} gives {'it' if e.kind != 'size' else 'them'}:",
         kind=FixKind.LOAD_ARGUMENT,
-        code=facts.question.load_call(**{name: value}),
+        code=facts.question.load_call(**values),
     )
+
+
+def _names(facts: Facts) -> tuple[str, ...]:
+    return () if facts.spec.init is None else facts.spec.init.names

@@ -9,6 +9,7 @@ from relight.core.target import InitParam, Intent, IntentCall
 from relight.facts import describe
 from relight.facts.facts import Facts
 from relight.facts.question import Code
+from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _WIDTH = InitParam("width", False, "8")
@@ -82,6 +83,9 @@ class BuiltWithDefaults(Rule):
         shaping = [p for p in target.init.params if p.name not in facts.intent.init and p.name not in _NOT_OF_THE_MODEL]
         if not shaping:
             return
+        differ = facts.attribution.of("size", "head", "vocabulary", "positions", "channels")
+        sized = sized_arguments(facts, [m for e in differ for m in e.mismatched])
+        passed: dict[str, object] = {**sized} if sized else {shaping[0].name: Code("...")}
         yield self.finding(
             "the file holds no hyper_parameters: the model is built with the defaults of its class",
             confidence=Confidence.POSSIBLE,
@@ -96,7 +100,7 @@ class BuiltWithDefaults(Rule):
                 Fix(
                     title="If the training used others, pass them to the call:",
                     kind=FixKind.LOAD_ARGUMENT,
-                    code=facts.question.load_call(**{shaping[0].name: Code("...")}),
+                    code=facts.question.load_call(**passed),
                 )
             ],
             subjects=[p.name for p in shaping],

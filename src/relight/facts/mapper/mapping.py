@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relight.facts.mapper import copies, exact, fused, leftovers, questions, relation
+from relight.facts.mapper import copies, exact, fused, leftovers, questions, relation, steps
 from relight.facts.mapper.layers import Layer, Tensor, layers_of
 from relight.facts.mapper.matching import Match, Matcher, twins
 from relight.facts.mapper.pairs import LEVELS, KeyMap, Pair, confidence_of, pairs_of
@@ -52,9 +52,12 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         if matches and not first:
             refused = relation.unrelated(source, target, matches)
         refused = refused or relation.other_blocks(all_mine, all_theirs, settled)
-    if refused:
+    if refused and not _add_wrapped(out, source, target):
         return KeyMap({}, tuple(t.key for t in target), tuple(s.key for s in every), (), refused)
 
+    if refused:
+        _complete(out, every, target)
+        return out
     same_names, moved = len(first) * 2 > len(target), tuple(exact.moved_lists(source, target))
     _collect(out, known, [*matches, *tables], leftovers.tied(theirs, settled), same_names, moved)
     for tensor, source_bias in leftovers.doubled_bias(theirs, settled):
@@ -64,9 +67,19 @@ def map_keys(source: Sequence[Tensor], target: Sequence[Tensor]) -> KeyMap:
         out.pairs.setdefault(tensor.key, Pair(tensor.key, (bias.key,), op, "likely", "one of the fused projections"))
     for tensor, parts, op in stacks:
         out.pairs[tensor.key] = Pair(tensor.key, tuple(p.key for p in parts), op, "likely", "the experts in one tensor")
+    _add_wrapped(out, source, target)
     _complete(out, every, target)
     out.questions = tuple(questions.ask(out, every, target))
     return out
+
+
+def _add_wrapped(out: KeyMap, source: Sequence[Tensor], target: Sequence[Tensor]) -> bool:
+    """Add layers that nothing else has found and whose names are the same but for one step."""
+    used = {s for pair in out.pairs.values() for s in pair.source}
+    found = steps.by_one_step([s for s in source if s.key not in used], target, out.pairs)
+    for key, other in found.items():
+        out.pairs[key] = Pair(key, (other,), "copy", "likely", "the same name but for one step")
+    return bool(found)
 
 
 def _collect(
