@@ -12,7 +12,7 @@ from relight.core.finding import Prediction, Stage
 from relight.core.manifest import Manifest, buffer_values
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import altered, devices, imports, keys, makes, memory, replay, ties, unpickling
+from relight.facts import altered, devices, finite, imports, keys, makes, memory, replay, ties, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, with_arguments
 from relight.facts.keys import KeyDiff
@@ -139,6 +139,15 @@ class Facts:
     def altered(self) -> altered.Altered:
         """Tensors that are not those which the manifest describes (facts ``contents``, ``manifest``)."""
         return altered.altered(self.checkpoint, self.manifest)
+
+    @cached_property
+    def not_finite(self) -> tuple[finite.NotFinite, ...]:
+        """What was learnt and is no number (fact ``contents``)."""
+        self._need_contents()
+        spec = None if self._target is None else self._target.spec
+        return finite.not_finite(
+            self.checkpoint, None if spec is None else {p.key for p in spec.params if p.kind == "parameter"}
+        )
 
     @cached_property
     def overwritten(self) -> tuple[ties.Overwritten, ...]:

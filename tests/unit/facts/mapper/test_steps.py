@@ -26,9 +26,7 @@ def test_layers_inside_adapters(source, target):
     found = pairs(source, target)
     assert {key: found[key] for key in target if key not in ADAPTERS} == {
         t: s
-        for t, s in zip(
-            [k for k in target if k not in ADAPTERS], [k for k in source if k not in ADAPTERS], strict=True
-        )
+        for t, s in zip([k for k in target if k not in ADAPTERS], [k for k in source if k not in ADAPTERS], strict=True)
     }
     assert not any(key in ADAPTERS for key in found)
 
