@@ -167,14 +167,15 @@ class BufferSetChanged(Rule):
                     allow="drop-buffers",
                 )
             )
-        alone = {*diff.missing, *diff.unexpected} == {*e.missing, *e.unexpected} and not diff.mismatched
-        if alone and facts.calls_lightning:
+        every = {k for other in facts.attribution.of(*_WHAT) for k in (*other.missing, *other.unexpected)}
+        if {*diff.missing, *diff.unexpected} == every and not diff.mismatched:
+            hides = "nothing else" if every == set(keys) else f"no more than these {len(every):,} buffers"
             fixes.append(
                 Fix(
-                    title="Or load as it is; here strict=False hides nothing else:",
+                    title=f"{'Or load' if fixes else 'Load'} as it is; here strict=False hides {hides}:",
                     kind=FixKind.LOAD_ARGUMENT,
                     applicability=Applicability.UNSAFE,
-                    code=facts.question.load_call(strict=False),
+                    code=snippets.load_loosely(facts),
                 )
             )
         return self.finding(
