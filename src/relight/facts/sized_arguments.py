@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from relight.facts.attribution import sizes_of
+from relight.core.finding import Fix, FixKind
+from relight.facts.attribution import Explanation, sizes_of
 from relight.facts.facts import Facts
 from relight.facts.keys import Mismatch
 
@@ -35,6 +36,9 @@ def sized_arguments(facts: Facts, mismatched: Iterable[Mismatch]) -> dict[str, i
         value = needed.pop() if len(needed) == 1 else None
         if value is not None:
             alone[name] = value
+    # A size that an argument is counts for more than one that it divides.
+    exact_too = {name: value for name, value in alone.items() if (value, values[name]) in sizes}
+    alone = exact_too or alone
     if alone:
         return alone if len(alone) == 1 else {}
     out: dict[str, int] = {}
@@ -46,6 +50,33 @@ def sized_arguments(facts: Facts, mismatched: Iterable[Mismatch]) -> dict[str, i
             out[name] = exact.pop()
     followed = all(any(_scaled(values[n], size) == v for n, v in out.items()) for size in sizes)
     return out if followed else {}
+
+
+def counting_argument(facts: Facts, explanations: Iterable[Explanation]) -> dict[str, int]:
+    """The argument, and its value, that makes lists of layers as long as in the file; empty where that is not clear.
+
+    Args:
+        facts: All that is known (facts ``contents``, ``spec``).
+        explanations: Layers that were added or removed.
+    """
+    counts = {
+        (fewer, more) if e.kind == "added" else (more, fewer)
+        for e in explanations
+        for _, fewer, more in e.about["equals"]
+    }
+    if not facts.calls_lightning or len(counts) != 1:
+        return {}
+    ((saved, wanted),) = counts
+    names = [name for name, now in _values_of_the_call(facts).items() if now == wanted]
+    return {names[0]: saved} if len(names) == 1 else {}
+
+
+def as_many_blocks(facts: Facts, explanation: Explanation) -> list[Fix]:
+    """The call that makes lists of layers as long as in the file, where one argument is their length now."""
+    values = counting_argument(facts, [explanation])
+    told = ", ".join(f"{name}={value}" for name, value in values.items())
+    title = f"Build the model as it was trained. As far as the numbers show, {told} gives as many:"
+    return [Fix(title=title, kind=FixKind.LOAD_ARGUMENT, code=facts.question.load_call(**values))] if values else []
 
 
 def _values_of_the_call(facts: Facts) -> dict[str, int]:

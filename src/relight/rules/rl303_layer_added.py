@@ -9,6 +9,7 @@ from relight.core.target import Intent
 from relight.facts import describe, snippets
 from relight.facts.comparison import confidence, hides, load_error, new_fit, severity
 from relight.facts.facts import Facts
+from relight.facts.sized_arguments import as_many_blocks
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _TWO = {"layer1.weight": (3, 2), "layer1.bias": (3,), "layer2.weight": (1, 3), "layer2.bias": (1,)}
@@ -102,6 +103,7 @@ class LayerAdded(Rule):
                 )
             context += [describe.equal_blocks(*c, in_model=True) for c in e.about["equals"]]
             what = single or "these layers"
+            as_trained = as_many_blocks(facts, e)
             grade = severity(facts, e)
             if grade is Severity.WARNING and facts.intent.strict is None:
                 # The class itself says strict_loading=False: its author expects files without these layers.
@@ -112,7 +114,7 @@ class LayerAdded(Rule):
                 confidence=confidence(facts, e),
                 evidence=describe.groups(facts.spec, groups, in_model=True),
                 context=context,
-                fixes=[*_new(facts, what, alone=alone), *_mistake(what, line)] if facts.strict else [],
+                fixes=[*as_trained, *_new(facts, what, alone=alone), *_mistake(what, line)] if facts.strict else [],
                 subjects=e.missing,
                 explains=e.keys,
                 predicts=load_error(facts),

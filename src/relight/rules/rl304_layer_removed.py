@@ -10,6 +10,7 @@ from relight.core.target import Intent
 from relight.facts import describe, snippets
 from relight.facts.comparison import confidence, load_error, new_fit
 from relight.facts.facts import Facts
+from relight.facts.sized_arguments import as_many_blocks
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _TWO = {"layer1.weight": (3, 2), "layer1.bias": (3,), "layer2.weight": (1, 3), "layer2.bias": (1,)}
@@ -72,6 +73,7 @@ class LayerRemoved(Rule):
             if all(k in groups for k in e.unexpected):
                 noun = "a tensor" if len(groups) == 1 else "tensors"
             fixes = [
+                *as_many_blocks(facts, e),
                 Fix(
                     title="It was removed on purpose: leave its keys out of a copy."
                     if len(groups) == 1
@@ -82,7 +84,7 @@ class LayerRemoved(Rule):
                     edits=(DropKeys(e.unexpected),),
                     allow="drop-layers",
                     note="The model then computes something else than the one that was trained.",
-                )
+                ),
             ]
             if alone:
                 fixes.append(

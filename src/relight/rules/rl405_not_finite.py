@@ -60,12 +60,14 @@ class NotFiniteWeights(Rule):
         Silent(
             name="a buffer that is not learnt",
             file=File(tensors={"net.weight": (2, 3), "mask": Tensor((2, 2), fill=_NAN)}),
-            model=Model(params={"net.weight": (2, 3)}, buffers={"mask": (2, 2)}),
+            model=Model(params={"net.weight": (2, 3), "mask": (2, 2)}, buffers=("mask",)),
         ),
         Silent(
             name="whole numbers",
             file=File(tensors={"net.weight": (2, 3), "bn.num_batches_tracked": Tensor((), "int64", fill=_NAN)}),
-            model=Model(params={"net.weight": (2, 3)}, buffers={"bn.num_batches_tracked": ()}),
+            model=Model(
+                params={"net.weight": (2, 3), "bn.num_batches_tracked": ()}, buffers=("bn.num_batches_tracked",)
+            ),
         ),
     )
 

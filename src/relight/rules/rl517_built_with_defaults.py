@@ -9,7 +9,7 @@ from relight.core.target import InitParam, Intent, IntentCall
 from relight.facts import describe
 from relight.facts.facts import Facts
 from relight.facts.question import Code
-from relight.facts.sized_arguments import sized_arguments
+from relight.facts.sized_arguments import counting_argument, sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _WIDTH = InitParam("width", False, "8")
@@ -84,7 +84,8 @@ class BuiltWithDefaults(Rule):
         if not shaping:
             return
         differ = facts.attribution.of("size", "head", "vocabulary", "positions", "channels")
-        sized = sized_arguments(facts, [m for e in differ for m in e.mismatched])
+        lists = facts.attribution.of("added", "removed")
+        sized = sized_arguments(facts, [m for e in differ for m in e.mismatched]) or counting_argument(facts, lists)
         passed: dict[str, object] = {**sized} if sized else {shaping[0].name: Code("...")}
         yield self.finding(
             "the file holds no hyper_parameters: the model is built with the defaults of its class",

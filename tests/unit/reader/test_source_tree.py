@@ -80,9 +80,9 @@ def test_a_large_project_is_read_quickly(tmp_path):
     text = "import os\n\n\nclass Thing(object):\n    def run(self):\n        return os.name\n\n" * 20
     write(tmp_path, {f"package{i % 40}/module{i}.py": text for i in range(2000)})
     write(tmp_path, {"model.py": "class Net(LightningModule): pass\n"})
-    start = time.perf_counter()
+    start = time.process_time()
     assert [c.name for c in SourceTree(tmp_path).lightning_modules()] == ["Net"]
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
