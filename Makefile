@@ -62,7 +62,7 @@ bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute o
 # Each part has an environment of its own, all of them ignored by git; `make --keep-going oracle` runs every part.
 ORACLE_LIGHTNING := 1.9 2.2
 
-oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus oracle-repairs)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
+oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus oracle-repairs oracle-resume-1.9)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
 
 oracle-models: .venv-oracle/installed
 	.venv-oracle/bin/python scripts/check_refactorings.py
@@ -76,6 +76,10 @@ oracle-lightning-%: .venv-lightning-%/installed
 oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_matrix.py '$(CORPUS)'
 	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
+	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --table scripts/resumes.json
+
+oracle-resume-1.9: .venv-lightning-1.9/installed $(VENV)/dev-installed
+	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --python .venv-lightning-1.9/bin/python --table scripts/resumes.json
 
 oracle-repairs: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_repairs.py '$(CORPUS)' '$(CROSSWALK)'

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import click
 
 from relight.cli.app import relight
+from relight.facts import data
 from relight.rulekit.registry import builtin_rules
 from relight.rulekit.rule import Rule
 
+SCRIPTS = Path(__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"
 _FAMILIES = {
     "RL1": "File and container",
@@ -34,6 +37,7 @@ def pages() -> dict[str, str]:
     """Every generated page: path below docs/ to text."""
     out = {f"rules/{r.name}.md": _rule(r) for r in builtin_rules()}
     out["rules/README.md"] = _index()
+    out["resuming.md"] = _resuming()
     for name in relight.list_commands(click.Context(relight)):
         out[f"commands/{name}.md"] = _command(name)
     return out
@@ -57,6 +61,32 @@ def _rule(rule: type[Rule]) -> str:
         "## Stays silent on\n\n" + "\n".join(f"- {name}" for name in silent),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _resuming() -> str:
+    """What the real Trainers did, as check_resume.py counted it, and the steps of the migrations."""
+    counts: dict[str, dict[str, list[int]]] = json.loads((SCRIPTS / "resumes.json").read_text(encoding="utf-8"))
+    readers = sorted(counts, key=_release)
+    writers = sorted({w for by in counts.values() for w in by}, key=_release)
+    lines = ["| written by |" + "".join(f" resumed by {r}: as it is | after the fix |" for r in readers)]
+    lines.append("|---|" + "---|---|" * len(readers))
+    for writer in writers:
+        cells = []
+        for reader in readers:
+            before, after, every = counts[reader].get(writer, [0, 0, 0])
+            cells += [f"{before} of {every}", f"{after} of {every}"]
+        lines.append(f"| {writer} | " + " | ".join(cells) + " |")
+    does = {"right": "right", "wrong": "wrong", "nothing": "not at all"}
+    steps = ["| since | what changed | Lightning migrates it | source |", "|---|---|---|---|"]
+    for step in data.load("migrations")["steps"]:
+        since = f", since {step['since']}" if step["since"] else ""
+        steps.append(f"| {step['version']} | {step['reason']} | {does[step['lightning']]}{since} | {step['source']} |")
+    page = (SCRIPTS / "resuming.md").read_text(encoding="utf-8")
+    return page.replace("{{table}}", "\n".join(lines)).replace("{{steps}}", "\n".join(steps))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _index() -> str:

@@ -178,6 +178,7 @@ def _ask(
     announce: Callable[[str], None] | None = None,
     prove: bool | None = False,
     really: str | None = None,
+    candidates: bool = True,
 ) -> tuple[Report, Target | None]:
     """The answer, and what ``--target`` led to; ``really`` is a file that relight wrote, to be loaded with its values."""
     from relight.reader import open_checkpoint
@@ -203,7 +204,7 @@ def _ask(
         )
     else:
         built = _not_needed(target)
-    return asked.report(asked.facts(checkpoint, built, prove=prove is True)), built
+    return asked.report(asked.facts(checkpoint, built, prove=prove is True), candidates=candidates), built
 
 
 def rank_targets(
@@ -386,13 +387,14 @@ class _Asked:
             init=self.init,
             hparams_file=self.hparams_file,
             class_name=None if built is None else built.class_name,
+            pins=_pins(self.environment),
             history=_history(checkpoint, built),
             prove=prove,
         )
         return Facts(checkpoint, question, built, _environment(self.environment, built))
 
-    def report(self, facts: Facts) -> Report:
-        """The answer for one target."""
+    def report(self, facts: Facts, *, candidates: bool = True) -> Report:
+        """The answer for one target; whoever shows it to nobody needs no candidates, whose search may take a while."""
         from dataclasses import replace
 
         from relight.core.finding import Verdict
@@ -402,12 +404,18 @@ class _Asked:
         from relight.rulekit.registry import all_rules
 
         report = diagnose(facts, all_rules(), choice=self.choice)
-        if not facts.has_target and report.verdict is Verdict.UNKNOWN:
+        if candidates and not facts.has_target and report.verdict is Verdict.UNKNOWN:
             report = replace(report, candidates=tuple(_candidates(facts.checkpoint)))
         if self.explain:
             where = facts.environment if facts.environment_known else None
             report = replace(report, explanations=tuple(explanations(report.findings, where)))
         return Report.of(report)
+
+
+def _pins(environment: Environment | Mapping[str, str] | str | None) -> tuple[str, ...]:
+    if not isinstance(environment, dict) or "packages" in environment:
+        return ()
+    return tuple(f"{name}=={version}" for name, version in environment.items())
 
 
 def _choice(
@@ -561,6 +569,7 @@ def fix(
     from relight.repair.rewriter import digest_of, rewrite
 
     source, copy = os.fspath(path), os.fspath(output)
+    environment = _destination(environment)
     if prove not in ("load", "bytes", "read"):
         raise UsageError(f"unknown proof {prove!r}", "One of load, bytes, read.")
     refuse_existing(copy, source)
@@ -578,6 +587,7 @@ def fix(
             hparams_file=hparams_file,
             announce=announce if file == source else None,
             really=really,
+            candidates=False,
         )
 
     before, _ = ask(source)
@@ -1379,6 +1389,18 @@ def _environment(
         return target.environment
     here = installed.current_environment()
     return here if here.torch is not None else None
+
+
+def _destination(environment: Environment | Mapping[str, str] | str | None) -> Any:
+    """Where a copy is to be loaded; with a Lightning of today and no torch named, that is the torch that is here."""
+    from relight.facts.versions import at_least
+    from relight.reader import installed
+
+    if not isinstance(environment, dict) or "packages" in environment or "torch" in environment:
+        return environment
+    lightning = environment.get("lightning") or environment.get("pytorch-lightning")
+    here = installed.current_environment().torch
+    return {**environment, "torch": here} if here is not None and at_least(lightning, "2.0") else environment
 
 
 def _candidates(checkpoint: Checkpoint) -> list[str]:

@@ -15,6 +15,7 @@ LOADER = "E26"
 CALLS = ("load_from_checkpoint", "load_from_checkpoint_weights_only_False")
 PRODUCERS = ("E09", "E10", "E13", "E15", "E18", "E20", "E22", "E25", "E26")
 KINDS = ("plain", "conv", "full", "weights_only", "rich_hparams", "custom_module")
+RESUMED = ("E07/full", "E10/mid_epoch", "E18/gan", "E20/modelcheckpoint_file", "E26/gan")
 MATRIX_CALLS = (*CALLS, "torch_load", "torch_load_weights_only_True", "torch_load_weights_only_False")
 
 
@@ -69,6 +70,9 @@ def main() -> None:
                         k: cell[k] for k in ("ok", "exception", "message") if k in cell
                     }
     dump("matrix.json", matrix)
+    for name in RESUMED:
+        copy(f"checkpoints/{name}.ckpt")
+        copy(f"checkpoints/{name}.ckpt.json")
 
     known = json.loads((knowledge / "failures.json").read_text())
     of_files = sorted(k["id"] for k in known if k["family"] in ("file/format", "storage/IO"))

@@ -118,7 +118,7 @@ def command(
     if write_baseline and several:
         raise click.UsageError("--write-baseline is for one model: name it with --target")
     arguments: dict[str, Any] = {
-        "environment": _environment(pins, python),
+        "environment": options.environment_of(pins, python, "--env"),
         "intent": intent or project.intent or "load",
         "strict": project.strict if strict is None else strict,
         "weights_only": project.weights_only if weights_only is None else weights_only,
@@ -181,17 +181,3 @@ def _accepted(report: Report, baseline: str) -> Report:
     count = len(written.suppressed) - len(report.suppressed)
     click.echo(f"relight: {counted(count, 'finding')} more accepted in {baseline}", err=True)
     return written
-
-
-def _environment(pins: tuple[str, ...], python: str | None) -> dict[str, str] | str | None:
-    if not pins:
-        return python
-    if python is not None:
-        raise click.UsageError("--env and --python both say where; give one of them")
-    out: dict[str, str] = {}
-    for pin in pins:
-        name, equals, version = pin.partition("==")
-        if not equals or not name or not version:
-            raise click.BadParameter(f"{pin!r} is not NAME==VERSION", param_hint="--env")
-        out[name.strip().lower().replace("_", "-")] = version.strip()
-    return out

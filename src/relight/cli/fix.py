@@ -30,6 +30,12 @@ from relight.core.errors import UsageError
     default="load",
     help="load: Class.load_from_checkpoint; resume: Trainer.fit(ckpt_path=); weights: torch.load, then load_state_dict.",
 )
+@click.option(
+    "--to",
+    metavar="NAME==VERSION",
+    multiple=True,
+    help="Write it for these versions instead of those here, as lightning==1.9.5; repeatable.",
+)
 @click.option("-o", "--output", metavar="FILE", help="The copy; nothing may be there.  [default: FILE.fixed]")
 @click.option("--allow", metavar="NAME", multiple=True, help="Do what is not done unasked, by its name; repeatable.")
 @click.option("--plan-only", is_flag=True, help="Say what would be done, and write nothing.")
@@ -51,6 +57,7 @@ def command(
     path: str,
     target: str | None,
     intent: str,
+    to: tuple[str, ...],
     output: str | None,
     allow: tuple[str, ...],
     plan_only: bool,
@@ -81,7 +88,7 @@ def command(
     style = options.style_for(color, None)
     settings: dict[str, Any] = {
         "target": target,
-        "environment": python,
+        "environment": options.environment_of(to, python, "--to"),
         "intent": intent,
         "strict": strict,
         "weights_only": weights_only,

@@ -48,6 +48,21 @@ def target_options(function: F) -> F:
     )(function)
 
 
+def environment_of(pins: Sequence[str], python: str | None, option: str) -> dict[str, str] | str | None:
+    """``lightning==1.9.5`` → ``{"lightning": "1.9.5"}``; the interpreter where there are no pins."""
+    if not pins:
+        return python
+    if python is not None:
+        raise click.UsageError(f"{option} and --python both say where; give one of them")
+    out: dict[str, str] = {}
+    for pin in pins:
+        name, equals, version = pin.partition("==")
+        if not equals or not name or not version:
+            raise click.BadParameter(f"{pin!r} is not NAME==VERSION", param_hint=option)
+        out[name.strip().lower().replace("_", "-")] = version.strip()
+    return out
+
+
 def parse_init(values: Sequence[str]) -> dict[str, object]:
     """``width=8`` → ``{"width": 8}``; a value that is no Python literal is a string."""
     import ast

@@ -104,11 +104,11 @@ class DropEntry:
 
 @dataclass(frozen=True, slots=True)
 class MoveEntry:
-    """An entry of the root, or of a dict below it, gets another key there; or the root becomes an entry of a new one.
+    """An entry gets another key, there or in another dict, which is made where it is not; or the root becomes an entry.
 
     Attributes:
-        old: Keys from the root; empty for the root itself.
-        new: Keys from the root, all but the last as in ``old``.
+        old: Keys from the root; empty for the root itself, which becomes an entry of a new one.
+        new: Keys from the root; a single one where ``old`` is empty.
     """
 
     old: tuple[str, ...]
@@ -217,7 +217,7 @@ def _check(edit: Edit) -> None:
     elif isinstance(edit, ReplaceGlobal):
         good = texts((edit.old, edit.new))
     elif isinstance(edit, MoveEntry):
-        good = texts(edit.old) and texts(edit.new) and bool(edit.new) and edit.old[:-1] == edit.new[:-1]
+        good = texts(edit.old) and texts(edit.new) and bool(edit.new) and (bool(edit.old) or len(edit.new) == 1)
     elif isinstance(edit, (SetEntry, DropEntry)):
         good = texts(edit.path) and bool(edit.path)
     elif isinstance(edit, SetDevice):

@@ -219,7 +219,7 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
     elif facts.has_target:
         out.append("the environment is not known")
     if facts.intent.call is IntentCall.RESUME:
-        out.append("optimizers, loops and callbacks are not compared yet: this answer is about the weights")
+        out.append("optimizers and callbacks are not compared yet: this answer is about weights, epoch and step")
     return list(dict.fromkeys(s for s in out if s))
 
 

@@ -12,7 +12,7 @@ from relight.core.finding import Prediction, Stage
 from relight.core.manifest import Manifest, buffer_values
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import altered, devices, finite, imports, keys, makes, memory, replay, ties, unpickling
+from relight.facts import altered, devices, finite, imports, keys, makes, memory, replay, resume, ties, unpickling
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, with_arguments
 from relight.facts.keys import KeyDiff
@@ -122,6 +122,14 @@ class Facts:
         """The Lightning view of the file (fact ``contents``)."""
         self._need_contents()
         return LightningView(self.checkpoint)
+
+    @cached_property
+    def resume(self) -> resume.Resume:
+        """Where a resume would start, and where the training stood (facts ``contents``, ``environment``)."""
+        version = self.environment.lightning
+        if version is None:
+            raise MissingFact("environment", "the version of Lightning is not known")
+        return resume.resume(self.lightning, version)
 
     @cached_property
     def manifest_or_none(self) -> Manifest | None:

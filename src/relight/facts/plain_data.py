@@ -126,7 +126,7 @@ class _Work:
                         # Lightning only uses it to turn the dict into that class again.
                         self.note(step, f"the name {item.full_name}", LEFT_OUT)
                         continue
-                    key, item = self.key(key, step), self.replaced(item, step)
+                    key, item = self.key(key, step, item), self.replaced(item, step)
                     if key is _DROPPED or item is _DROPPED:
                         continue
                     pairs.append((key, item))
@@ -155,11 +155,16 @@ class _Work:
         new = self.replaced(value, path)
         return None if new is _DROPPED else new
 
-    def key(self, key: Value, path: ObjectPath) -> Value:
+    def key(self, key: Value, path: ObjectPath, state: Value = None) -> Value:
         """A key of a dict: callbacks were once stored under their classes."""
         if isinstance(key, Global) and key.full_name not in self.allowed:
-            self.note(path, f"the class {key.full_name}", repr(key.name), exact=False)
-            return key.name
+            text = key.name
+            callback = path[:1] == ("callbacks",) and len(path) == 2
+            if callback:
+                # Lightning looks for these texts first, and only then for the classes: data/migrations.json.
+                text = callback_key(key, state)
+            self.note(path, f"the class {key.full_name}", repr(text), exact=callback)
+            return text
         new: Value = self.replaced(key, path)
         return new
 
@@ -378,6 +383,18 @@ class _Work:
 
 
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes, Global})
+
+
+def callback_key(cls: Global, state: Value) -> str:
+    """The text under which Lightning 1.5 and newer store the state of a callback that was stored under its class.
+
+    What the state does not hold of it is taken from the defaults of the callback.
+    """
+    for known in data.load("migrations")["callback_keys"]["classes"]:
+        if re.match(known["pattern"], cls.full_name):
+            monitor = mapping_get(state, "monitor")
+            return str(known["key"].format(monitor=monitor if isinstance(monitor, str) else known["monitor"]))
+    return cls.name
 
 
 def _is_bare(value: Call) -> bool:

@@ -37,6 +37,7 @@ class Question:
         init: ``--init`` values as given, as Python literals where they are.
         hparams_file: ``--hparams-file`` as given.
         class_name: Name of the target's class, where it is known.
+        pins: Versions that it is asked for, as ``lightning==1.9.5``; empty for those that are here.
         history: Commits that changed the target's source since the file was written; None where that is not known, or
             there are none.
         prove: Whether the user asked in so many words to replay the manifest's probe.
@@ -48,6 +49,7 @@ class Question:
     init: Mapping[str, object] = field(default_factory=dict)
     hparams_file: str | None = None
     class_name: str | None = None
+    pins: tuple[str, ...] = ()
     history: History | None = None
     prove: bool = False
 
@@ -61,6 +63,7 @@ class Question:
             parts += ["--for", self.intent.call.value]
         if verb == "fix":  # which asks the same question again, of the copy as well
             parts += self._arguments_of_the_call()
+            parts += [part for pin in self.pins for part in ("--to", pin)]
         parts += options
         return " ".join(shlex.quote(p) for p in parts)
 

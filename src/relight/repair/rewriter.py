@@ -32,7 +32,7 @@ from relight.core.edits import (
     Written,
 )
 from relight.core.errors import RepairError
-from relight.core.objects import Persistent, Value, nodes
+from relight.core.objects import Persistent, Value, mapping_get, nodes
 from relight.facts.patterns import ends_cut, folded_pairs
 from relight.facts.repairable import HARMLESS, WRITABLE
 from relight.reader import DEFAULT_LIMITS
@@ -418,7 +418,7 @@ class _Pickled:
 
     def _changes(self) -> tuple[list[tuple[str, str]], int]:
         edited = self.edited
-        lines = list(words(self.edits))
+        lines = list(words(self.edits, self.checkpoint.root))
         lines += [(path, f"{was} -> {becomes}") for path, was, becomes in edited.plain]
         if self.legacy:
             lines.append(("layout", "written as torch has done since 1.6: an archive"))
@@ -542,9 +542,19 @@ def _offsets(item: tuple[str, Mapping[str, object]]) -> tuple[int, int]:
 # ---------------------------------------------------------------- words
 
 
-def words(edits: Sequence[Edit]) -> Iterator[tuple[str, str]]:
-    """What edits change, a line each: (what, how)."""
+def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]]:
+    """What edits change, a line each: (what, how).
+
+    Args:
+        edits: They have not been applied to ``root``.
+        root: What they change, for what stood there before; None where that is not at hand.
+    """
+    loops = [e for e in edits if isinstance(e, (SetEntry, MoveEntry, DropEntry)) and _place(e)[:1] == ("loops",)]
+    if loops:
+        yield ("loops", _loops(loops))
     for edit in edits:
+        if edit in loops:
+            continue
         if isinstance(edit, RenameKeys):
             groups: dict[tuple[str, str], int] = {}
             for old, new in (pair for pair in edit.pairs if pair[0] != pair[1]):
@@ -566,7 +576,10 @@ def words(edits: Sequence[Edit]) -> Iterator[tuple[str, str]]:
             if len(edit.pairs) > 5:
                 yield ("...", f"{len(edit.pairs) - 5} more tensors")
         elif isinstance(edit, SetEntry):
-            yield (".".join(edit.path), f"set to {json.dumps(edit.value)[:60]}")
+            was = _standing(root, edit.path)
+            number = type(was) in (int, float, str, bool) and not isinstance(edit.value, (list, dict))
+            new = json.dumps(edit.value)[:60]
+            yield (".".join(edit.path), f"{json.dumps(was)[:60]} -> {new}" if number else f"set to {new}")
         elif isinstance(edit, DropEntry):
             yield (".".join(edit.path), "left out")
         elif isinstance(edit, MoveEntry):
@@ -575,6 +588,34 @@ def words(edits: Sequence[Edit]) -> Iterator[tuple[str, str]]:
             yield (edit.old, f"-> {edit.new}")
         elif isinstance(edit, SetDevice):
             yield ("device", f"-> {edit.device}")
+
+
+def _place(edit: SetEntry | MoveEntry | DropEntry) -> tuple[str, ...]:
+    return edit.old if isinstance(edit, MoveEntry) else edit.path
+
+
+def _standing(root: Value, path: Sequence[str]) -> Value:
+    for step in path:
+        root = mapping_get(root, step)
+    return root
+
+
+def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry]) -> str:
+    """What becomes of the counters of a training, in one line: one by one they mean nothing to people."""
+    moved = sum(isinstance(e, MoveEntry) for e in edits)
+    out = [f"{moved} of their names are those of the version that reads them"] if moved else []
+    for edit in edits:
+        if not isinstance(edit, SetEntry):
+            continue
+        state = edit.value.get("fit_loop", edit.value) if isinstance(edit.value, dict) else None
+        progress = state.get("epoch_progress") if isinstance(state, dict) else None
+        if isinstance(progress, dict) and isinstance(progress["current"], dict):
+            out.append(f"added: {progress['current']['completed']} epochs finished")
+        elif edit.path[-1] == "completed":
+            out.append(
+                f"{edit.value} steps, where {'manual' if 'manual' in edit.path[2] else 'automatic'} optimization counts"
+            )
+    return "; ".join(dict.fromkeys(out)) or "changed"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -390,10 +390,18 @@ def _move_entry(out: Edited, edit: MoveEntry) -> Value:
     pairs = _pairs_at(root, edit.old[:-1])
     if not any(k == old and isinstance(k, str) for k, _ in pairs):
         raise CannotEdit(f"there is no entry {'.'.join(edit.old)} in it")
-    kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == new)]
-    if len(kept) < len(pairs):
+    if edit.old[:-1] == edit.new[:-1]:
+        kept = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == new)]
+        if len(kept) < len(pairs):
+            out.dropped.append((".".join(edit.new), f"what stood there, in favour of {'.'.join(edit.old)}"))
+        pairs[:] = [(new if isinstance(k, str) and k == old else k, v) for k, v in kept]
+        return root
+    value = next(v for k, v in reversed(pairs) if isinstance(k, str) and k == old)
+    pairs[:] = [(k, v) for k, v in pairs if not (isinstance(k, str) and k == old)]
+    there = _pairs_at(root, edit.new[:-1], make=True)
+    if any(isinstance(k, str) and k == new for k, _ in there):
         out.dropped.append((".".join(edit.new), f"what stood there, in favour of {'.'.join(edit.old)}"))
-    pairs[:] = [(new if isinstance(k, str) and k == old else k, v) for k, v in kept]
+    there[:] = [(k, v) for k, v in there if not (isinstance(k, str) and k == new)] + [(new, value)]
     return root
 
 

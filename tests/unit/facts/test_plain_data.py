@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relight.core.objects import Call, DictNode, ListNode, mapping_get
-from relight.facts.plain_data import make_plain, preview
+from relight.core.objects import Call, DictNode, Global, ListNode, mapping_get
+from relight.facts.plain_data import callback_key, make_plain, preview
 from relight.reader import open_checkpoint
 from relight.rulekit import File, Obj, Ref
 from relight.testing import write
@@ -103,10 +103,22 @@ def test_classes_as_keys_of_callbacks(tmp_path):
     torch = pytest.importorskip("torch")
     import argparse
 
-    torch.save({"callbacks": {argparse.Namespace: {"best": 1.0}}}, tmp_path / "m.ckpt")
+    torch.save({"callbacks": {argparse.Namespace: {"best": 1.0}}, "other": {argparse.Action: 1}}, tmp_path / "m.ckpt")
     done = make_plain(open_checkpoint(tmp_path / "m.ckpt").root)
     assert [k for k, _ in mapping_get(done.root, "callbacks").pairs] == ["Namespace"]
-    assert done.inexact
+    # Lightning looks for the text first; of any other dict it is not known who reads it, and how.
+    assert [what for _, what, _ in done.inexact] == ["the class argparse.Action"]
+
+
+def test_classes_of_lightning_as_keys_of_callbacks_become_the_keys_that_it_looks_for():
+    stopping = Global("pytorch_lightning.callbacks.early_stopping", "EarlyStopping", 0)
+    saving = Global("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint", 0)
+    assert callback_key(stopping, DictNode()) == "EarlyStopping{'monitor': 'val_loss', 'mode': 'min'}"
+    assert callback_key(saving, DictNode([("monitor", "val_acc")])) == (
+        "ModelCheckpoint{'monitor': 'val_acc', 'mode': 'min', 'every_n_train_steps': 0, 'every_n_epochs': 1, "
+        "'train_time_interval': None}"
+    )
+    assert callback_key(Global("my_callbacks", "Count", 0), DictNode()) == "Count"
 
 
 def test_plain_data_is_left_alone(tmp_path):
