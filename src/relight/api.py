@@ -725,6 +725,7 @@ def load(
     hparams_file: str | None = None,
     allow: Sequence[str] = (),
     types: Types = (),
+    prove: bool = False,
     **hparams: object,
 ) -> ModelT:
     """``load_from_checkpoint`` that repairs what can be repaired safely, and says why where it cannot load.
@@ -743,6 +744,8 @@ def load(
         allow: Names of fixes that are not taken unasked, as for `fix`.
         types: Classes whose objects are accepted as they are, and nothing else is: those of the caller's that the file
             holds. Where it has another name for one, ``{"module.name": Class}``.
+        prove: Ask the model, once it is loaded, what it answered when it was saved, as the manifest in the file says. It
+            has to answer the same; a file without a manifest cannot be proved.
         **hparams: Further arguments of the constructor.
 
     Returns:
@@ -751,9 +754,11 @@ def load(
     Raises:
         SourceError: The file cannot be opened.
         UsageError: The class does not load from checkpoints, or ``types`` holds something else than classes.
-        LoadError: It does not load; the message is what `check` says, the cause what the library raised.
+        LoadError: It does not load; the message is what `check` says, the cause what the library raised. Or it loads,
+            and ``prove`` does not hold.
     """
     import warnings
+    from dataclasses import replace
 
     from relight.core.edits import LoadReport
     from relight.core.errors import LoadError, SourceError
@@ -791,8 +796,48 @@ def load(
             model, loaded = _load_repaired(cls, origin, real, asked, allow, error)
             said = "; ".join(f"{what} {how}" for what, how in loaded.changes[:5])
             warnings.warn(f"{origin} was repaired in memory to be loaded: {said}", UserWarning, stacklevel=2)
+    if prove:
+        _prove(model, origin)
+        loaded = replace(loaded, proved=True)
     _loaded()[model] = loaded
     return model
+
+
+def _prove(model: Any, origin: str) -> None:
+    """Ask a loaded model what the manifest of its file says that it answered.
+
+    Raises:
+        LoadError: It answers otherwise, or there is nothing to ask it.
+    """
+    import sys
+
+    from relight.core.errors import LoadError
+    from relight.core.target import Replay
+    from relight.facts import replay
+    from relight.facts.manifest import manifest_of
+    from relight.manifest import behaviour
+
+    head = f"{origin}: loads into {type(model).__name__}"
+    manifest = manifest_of(inspect(origin))
+    form = None if manifest is None else replay.asked(manifest)
+    if manifest is None or form is None:
+        omitted = "" if manifest is None else manifest.omitted.get("probe", "").removeprefix("Unsuitable: ")
+        reason = omitted or f"the {'file has no manifest' if manifest is None else 'manifest has no probe'}"
+        raise LoadError(origin, f"{head}, which cannot be proved: {reason}")
+    try:
+        answer, steady = behaviour.asked_twice(model, form["module"], form["input"], sys.modules["torch"])
+        outcome = replay.compare(manifest, Replay(answer=answer, steady=steady))
+    except Exception as error:
+        raise LoadError(origin, f"{head}, which cannot be proved: {type(error).__name__}: {error}") from error
+    if outcome is None or outcome.same is None:
+        raise LoadError(origin, f"{head}, which cannot be proved: {outcome.reason if outcome else 'no answer'}")
+    if not outcome.same:
+        raise LoadError(
+            origin,
+            f"{head} WITHOUT AN ERROR, BUT WRONG: it answers otherwise than when this was {manifest.verb}\n"
+            f"  Asked with the recorded input form ({outcome.form}, seeded): {outcome.text}.\n"
+            "  relight check says what else is not as it was.",
+        )
 
 
 def report_of(model: object) -> LoadReport:

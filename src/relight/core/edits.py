@@ -456,6 +456,7 @@ class LoadReport:
         plan: What was changed in memory; None where the file was loaded as it is.
         changes: (what, how) of each change, for people.
         report: What `check` says of the file as it is; None where it was loaded as it is, and nobody asked.
+        proved: Whether the model was asked what it answered when it was saved, and answered the same.
     """
 
     origin: str
@@ -463,6 +464,7 @@ class LoadReport:
     plan: Plan | None = None
     changes: tuple[tuple[str, str], ...] = ()
     report: Report | None = None
+    proved: bool = False
 
     @property
     def repaired(self) -> bool:

@@ -26,14 +26,24 @@ def question(manifest: Manifest, checkpoint: Checkpoint) -> dict[str, Any] | Non
         manifest: Of the file.
         checkpoint: The file.
     """
+    wanted = asked(manifest)
+    found = None if wanted is None else places(checkpoint)
+    return None if found is None or wanted is None else {**found, **wanted}
+
+
+def asked(manifest: Manifest) -> dict[str, Any] | None:
+    """Which module was asked, and with which form of an input; None where there is none that can be made again.
+
+    Args:
+        manifest: Of the file.
+    """
     probe = manifest.part("probe")
     form, module = probe.get("input"), probe.get("module")
     if probe.get("generator") != _GENERATOR:
         return None
     if not isinstance(form, Mapping) or not isinstance(module, str) or not _is_form(form):
         return None
-    found = places(checkpoint)
-    return None if found is None else {**found, "module": module, "input": dict(form)}
+    return {"module": module, "input": dict(form)}
 
 
 def places(checkpoint: Checkpoint) -> dict[str, Any] | None:

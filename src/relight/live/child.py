@@ -1912,16 +1912,12 @@ class Job(object):
                 warnings.simplefilter("ignore")
                 model = self.with_weights(wanted)
                 buffers = structure.unsaved_buffers(model, self.torch)  # before a forward fills some of them
-                answers = []
-                for seed in (1, 2):  # a forward that draws random numbers answers differently every time
-                    self.torch.manual_seed(seed)
-                    random.seed(seed)
-                    answers.append(behaviour.answer(model, wanted["module"], wanted["input"], self.torch))
+                answer, steady = behaviour.asked_twice(model, wanted["module"], wanted["input"], self.torch)
         except Stop:
             return {"reason": "it calls {}".format(WATCH.stopped_by)}
         except Exception as exc:
             return {"reason": "{}: {}".format(type(exc).__name__, message_of(exc, limit=300))}
-        return {"answer": answers[0], "steady": answers[0] == answers[1], "buffers": buffers}
+        return {"answer": answer, "steady": steady, "buffers": buffers}
 
     def seal(self, wanted):
         """What a manifest says of the model of today, with the weights of the file; a part that fails, with the reason."""
@@ -1964,14 +1960,10 @@ class Job(object):
             args = tuple(example) if isinstance(example, (tuple, list)) else (example,)
             args, kwargs = ((), example) if isinstance(example, dict) else (args, {})
             form = behaviour.call_of(args, kwargs, self.torch)
-        answers = []
-        for seed in (1, 2):
-            self.torch.manual_seed(seed)
-            random.seed(seed)
-            answers.append(behaviour.answer(model, "", form, self.torch))
-        if answers[0] != answers[1]:
+        answer, steady = behaviour.asked_twice(model, "", form, self.torch)
+        if not steady:
             raise behaviour.Unsuitable("it answers differently every time")
-        return dict(answers[0], module="", input=form, generator=behaviour.GENERATOR, **{"from": origin})
+        return dict(answer, module="", input=form, generator=behaviour.GENERATOR, **{"from": origin})
 
     def with_weights(self, wanted):
         """The model on the CPU, with the values that stand in the file at the given places."""

@@ -12,6 +12,7 @@ tolerance.
 import contextlib
 import copy
 import math
+import random
 import re
 
 SEED = 20240229
@@ -227,6 +228,21 @@ def answer(root, path, form, torch):
         if not leaves:
             raise Unsuitable("it gives back no tensor")
         return {"dtype": str(dtype)[6:], "outputs": [numbers(n, t, torch) for n, t in leaves[:LEAVES]]}
+
+
+def asked_twice(root, path, form, torch):
+    """Its answer, and whether it gives the same one with other random numbers. Those of the program stay as they are."""
+    kept = random.getstate()
+    answers = []
+    try:
+        for seed in (1, 2):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                random.seed(seed)
+                answers.append(answer(root, path, form, torch))
+    finally:
+        random.setstate(kept)
+    return answers[0], answers[0] == answers[1]
 
 
 def _outputs(value, torch, name="", depth=0):
