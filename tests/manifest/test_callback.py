@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import relight
 from relight.core.manifest import KEY
 from relight.manifest import behaviour, environment, integrity, probing, record, structure, training
+from relight.reader import fingerprint, open_checkpoint
+from relight.reader.source import open_local
 
 pytestmark = pytest.mark.torch
 
@@ -356,3 +358,31 @@ def test_averaged_weights_have_no_probe_of_others(tmp_path):
     assert not torch.equal(saved["state_dict"]["head.weight"], kept["head.weight"])
     assert "probe" not in manifest
     assert "the file gets another" in manifest["omitted"]["probe"]
+
+
+def test_several_threads_add_up_to_the_same(tmp_path, monkeypatch):
+    """Pieces, odd lengths, copies; and the file is read to the same digests without torch."""
+    base = torch.randn(40, 30)
+    state = {
+        "plain": base, "transposed": base.t(), "part": base.reshape(-1)[3:], "bytes": torch.arange(13, dtype=torch.uint8),
+        "flags": torch.tensor([True, False, True]), "empty": torch.zeros(0, 3), "one": torch.tensor(3.0),
+        "half": torch.randn(7, dtype=torch.float64).half(), "complex": torch.randn(5, dtype=torch.complex64),
+    }  # fmt: skip
+    alone = integrity.integrity(state, torch)
+    monkeypatch.setattr(integrity, "_MANY", 0)
+    monkeypatch.setattr(integrity, "_PIECE", 7)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert integrity.integrity(state, torch) == alone
+    assert alone["without"] == {}
+    monkeypatch.setattr(integrity, "ThreadPoolExecutor", None)  # no threads to be had: one part less, no more
+    with pytest.raises(TypeError):
+        integrity.integrity(state, torch)
+    torch.save({k: v.contiguous() for k, v in state.items()}, tmp_path / "a.pt")
+    checkpoint = open_checkpoint(tmp_path / "a.pt")
+    source = open_local(str(tmp_path / "a.pt"))
+    for tensor in checkpoint.tensors:
+        storage = checkpoint.storages[tensor.storage_id]
+        span = fingerprint.span_of(tensor, storage)
+        read = [fingerprint.total(source, tensor, storage), fingerprint.sample(source, tensor, span)]
+        assert read == alone["tensors"][tensor.key], tensor.key
+    source.close()
