@@ -147,10 +147,11 @@ class Folder:
     def relight(self, *arguments: str, **environment: str) -> Answer:
         return self._run([sys.executable, "-m", "relight", *arguments], environment)
 
-    def shell(self, command: str) -> Answer:
+    def shell(self, command: str, **environment: str) -> Answer:
         """A printed command, as pasted: `relight` is the one under test."""
-        command = re.sub(r"(^|\s)relight ", rf"\g<1>{sys.executable} -m relight ", command, count=1)
-        return self._run(["sh", "-c", command], {})
+        if "PATH" not in environment:
+            command = re.sub(r"(^|\s)relight ", rf"\g<1>{sys.executable} -m relight ", command, count=1)
+        return self._run(["sh", "-c", command], environment)
 
     def python(self, code: str, **environment: str) -> Answer:
         return self._run([sys.executable, "-c", code], environment)
