@@ -116,6 +116,36 @@ class MoveEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class WrapEntry:
+    """What stands under an entry becomes the only item of a dict there, under a name of its own.
+
+    Attributes:
+        path: Keys from the root.
+        key: The name.
+        instead: Entries of the root that said the same, and go.
+    """
+
+    path: tuple[str, ...]
+    key: str
+    instead: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeTensors:
+    """Tensors get values that the file does not hold: computed from others, taken from the target, or drawn.
+
+    Attributes:
+        tensors: (name, names in the file that it is made of, how, shape, dtype). ``how`` is one of ``fold:DIM``
+            (weight_norm's magnitude and direction to the weight), ``norm:DIM`` (the weight's magnitude),
+            ``rows:POLICY`` (other rows at the end, cut or the mean of those that are there), ``grid:KEPT`` (positions of
+            a square, interpolated, the first KEPT as they are), ``uniform:FAN`` (drawn as torch draws those of a linear
+            layer of so many inputs), ``cast``, and ``value:BASE64`` (these very bytes).
+    """
+
+    tensors: tuple[tuple[str, tuple[str, ...], str, tuple[int, ...], str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetDevice:
     """All storages say that they come from another device.
 
@@ -145,8 +175,8 @@ class MakePlain:
 
 
 Edit: TypeAlias = (
-    "RenameKeys | DropKeys | AddNames | ConvertTensors | ReplaceGlobal | SetEntry | DropEntry | MoveEntry | "
-    "SetDevice | MakePlain"
+    "RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors | ReplaceGlobal | SetEntry | DropEntry | "
+    "MoveEntry | WrapEntry | SetDevice | MakePlain"
 )
 
 _KINDS: dict[str, type[Any]] = {
@@ -154,10 +184,12 @@ _KINDS: dict[str, type[Any]] = {
     "drop-keys": DropKeys,
     "add-names": AddNames,
     "convert-tensors": ConvertTensors,
+    "compute-tensors": ComputeTensors,
     "replace-global": ReplaceGlobal,
     "set-entry": SetEntry,
     "drop-entry": DropEntry,
     "move-entry": MoveEntry,
+    "wrap-entry": WrapEntry,
     "set-device": SetDevice,
     "make-plain": MakePlain,
 }
@@ -214,6 +246,18 @@ def _check(edit: Edit) -> None:
             and all(type(n) is int and n >= 0 for n in p[3])
             for p in edit.pairs
         )
+    elif isinstance(edit, ComputeTensors):
+        good = isinstance(edit.tensors, tuple) and all(
+            isinstance(t, tuple)
+            and len(t) == 5
+            and texts((t[0], t[2], t[4]))
+            and texts(t[1])
+            and isinstance(t[3], tuple)
+            and all(type(n) is int and n >= 0 for n in t[3])
+            for t in edit.tensors
+        )
+    elif isinstance(edit, WrapEntry):
+        good = texts(edit.path) and bool(edit.path) and texts((edit.key,)) and texts(edit.instead)
     elif isinstance(edit, ReplaceGlobal):
         good = texts((edit.old, edit.new))
     elif isinstance(edit, MoveEntry):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from relight.core.checkpoint import Layout
-from relight.core.edits import MakePlain
+from relight.core.edits import MakePlain, WrapEntry
 from relight.core.finding import Applicability, Fix, FixKind
+from relight.core.objects import Call, Global
 from relight.facts import data, plain_data
 from relight.facts.facts import Facts
 from relight.facts.versions import at_least
@@ -42,7 +43,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Left out: {_some(dropped)}.",
-                edits=(MakePlain(tuple(found.changes), objects=True, drop=True, keep=keep),),
+                edits=(*_wrapped(facts), MakePlain(tuple(found.changes), objects=True, drop=True, keep=keep)),
                 allow="drop-object",
             )
         ]
@@ -54,7 +55,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Code that uses their methods, or compares them, has to change: {where}, {was}, becomes {becomes}.",
-                edits=(MakePlain(tuple(found.changes), objects=True, keep=keep),),
+                edits=(*_wrapped(facts), MakePlain(tuple(found.changes), objects=True, keep=keep)),
                 allow="plain-objects",
             )
         ]
@@ -65,9 +66,23 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
             title=_title(found.changes),
             kind=FixKind.FILE,
             applicability=Applicability.SAFE,
-            edits=(MakePlain(tuple(found.changes), keep=keep),),
+            edits=(*_wrapped(facts), MakePlain(tuple(found.changes), keep=keep)),
         )
     ]
+
+
+def _wrapped(facts: Facts) -> tuple[WrapEntry, ...]:
+    """One object that holds all hyper_parameters is passed under its argument's name: Lightning makes it a dict otherwise.
+
+    What it was, ``hparams_type`` says by a name that is refused; without it the values would come without attributes.
+    """
+    view = facts.lightning
+    kind, name = view.get("hparams_type"), view.hparams_name
+    if not isinstance(kind, Global) or name in (None, "kwargs") or not isinstance(view.get("hyper_parameters"), Call):
+        return ()
+    if plain_data.accepted(kind):
+        return ()
+    return (WrapEntry(("hyper_parameters",), str(name), ("hparams_name", "hparams_type")),)
 
 
 def _title(changes: list[tuple[str, str, str]]) -> str:

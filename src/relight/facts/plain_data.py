@@ -29,13 +29,20 @@ from relight.core.objects import (
     mapping_pairs,
 )
 from relight.facts import data
-from relight.reader.tensors import REBUILD_NAMES
+from relight.reader.tensors import REBUILD_NAMES, sizes_of
 
 _DEEPEST = 60  # objects in objects; they are made plain by recursion
 _MOST_ELEMENTS = 100_000  # of an array that becomes a list of numbers
 _NUMPY_CODES = {
     "f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q",
     "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "b1": "?",
+}  # fmt: skip
+
+
+_OF_NUMPY = frozenset({"torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_xla_tensor"})
+_TORCH_CODES = {
+    "f2": "float16", "f4": "float32", "f8": "float64", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64",
+    "u1": "uint8", "b1": "bool",
 }  # fmt: skip
 
 
@@ -49,12 +56,29 @@ class Plain:
         inexact: Those of the changes after which code may take another path without an error: a member of an enum
             that is its value now, an object of the user's class without its methods.
         left: (where, what) of objects that have no plain form and were not dropped.
+        tensors: How many arrays of numpy that stand for tensors became tensors.
     """
 
     root: Value
     changes: list[tuple[str, str, str]] = field(default_factory=list)
     inexact: list[tuple[str, str, str]] = field(default_factory=list)
     left: list[tuple[str, str]] = field(default_factory=list)
+    tensors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The elements of an array that stands for a tensor.
+
+    Attributes:
+        data: Their bytes, the least significant first.
+        shape: Sizes.
+        dtype: Element type, as torch calls it.
+    """
+
+    data: bytes
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class _NoPlainForm(Exception):
@@ -66,18 +90,26 @@ LEFT_OUT = "left out"
 _HPARAMS_TYPE = ObjectPath(("hparams_type",))
 
 
-def make_plain(root: Value, *, drop: bool = False, keep: Collection[str] = ()) -> Plain:
+def make_plain(
+    root: Value,
+    *,
+    drop: bool = False,
+    keep: Collection[str] = (),
+    stored: Callable[[Numbers, bool], Value] | None = None,
+) -> Plain:
     """Replace refused objects within a tree.
 
     Args:
         root: The tree; it is changed.
         drop: Whether to leave out objects that have no plain form.
         keep: Names, as ``module.name``, that whoever loads it allows.
+        stored: Makes a tensor of numbers and of whether it requires a gradient; None leaves such tensors alone.
 
     Returns:
         What was done, with the tree.
     """
     work = _Work(drop, change=True, keep=keep)
+    work.stored = stored
     work.run(root)
     return work.out
 
@@ -85,9 +117,16 @@ def make_plain(root: Value, *, drop: bool = False, keep: Collection[str] = ()) -
 def preview(root: Value, *, drop: bool = False, keep: Collection[str] = ()) -> Plain:
     """What `make_plain` would do; the tree stays as it is, and the result has none."""
     work = _Work(drop, change=False, keep=keep)
+    work.stored = lambda numbers, grad: None
     work.run(root)
     work.out.root = None
     return work.out
+
+
+def accepted(name: Global) -> bool:
+    """Whether ``weights_only=True`` takes a name."""
+    allowed = data.load("weights_only")
+    return name.full_name in allowed["globals"] or name.full_name in allowed["registered"]["globals"]
 
 
 class _Work:
@@ -102,6 +141,7 @@ class _Work:
         self.active: set[int] = set()
         self.stays: set[int] = set()  # what has no plain form: it is told once, not part by part
         self.out = Plain(None)
+        self.stored: Callable[[Numbers, bool], Value] | None = None
 
     def run(self, root: Value) -> None:
         """Walk the tree without recursion; objects that are replaced are made plain by recursion, which is bounded."""
@@ -114,6 +154,8 @@ class _Work:
                 continue
             seen.add(id(value))
             if isinstance(value, Call) and value.name in REBUILD_NAMES:
+                if value.name in _OF_NUMPY and id(value) in self.done:
+                    continue
                 if self.refused_inside(value):
                     self.out.left.append((str(path), "a tensor of a kind that weights_only=True refuses"))
                 continue
@@ -179,6 +221,8 @@ class _Work:
             return SetNode(value.items)
         if not isinstance(value, (Call, Global, Opaque)):
             return value
+        if isinstance(value, Call) and value.name in _OF_NUMPY and self.stored is not None:
+            return self.of_numpy(value, path)
         if isinstance(value, Call) and value.name in self.allowed:
             return value
         if isinstance(value, Global) and value.full_name in self.allowed:
@@ -206,6 +250,35 @@ class _Work:
         self.active.discard(id(value))
         self.done[id(value)] = new
         return new
+
+    def of_numpy(self, value: Call, path: ObjectPath) -> Any:
+        """An array of numpy that stands for the tensor of another device: ``(array, dtype, device, requires_grad)``."""
+        known = self.done.get(id(value))
+        if known is not None or self.stored is None:
+            return known
+        self.keep.append(value)
+        array, dtype = (value.args[0], value.args[1]) if len(value.args) == 4 else (None, None)
+        name = dtype.name if isinstance(dtype, Global) and dtype.module == "torch" else ""
+        state = array.state if isinstance(array, Call) else None
+        try:
+            if not isinstance(state, tuple) or len(state) != 5 or state[3] is not False:
+                raise _NoPlainForm
+            shape = sizes_of(state[1])
+            letter, order, raw = _elements(state[2], state[4])
+            if shape is None or _TORCH_CODES.get(letter) != name or (order == ">" and not letter.endswith("1")):
+                raise _NoPlainForm
+            if len(raw) != math.prod(shape) * int(letter[1:]):
+                raise _NoPlainForm
+        except _NoPlainForm:
+            self.done[id(value)] = value
+            self.out.left.append((str(path), "a tensor of a kind that weights_only=True refuses"))
+            self.stays.add(id(value))
+            return value
+        new = self.stored(Numbers(raw, shape, name), value.args[3] is True)
+        self.out.tensors += 1
+        self.note(path, f"an array of numpy for a tensor on {value.args[2]!r}", "a tensor")
+        self.done[id(value)] = value if new is None else new
+        return self.done[id(value)]
 
     def tuple_(self, value: tuple[Any, ...], path: ObjectPath) -> Any:
         """A tuple is replaced as a whole; one that is met again is not gone through again."""
@@ -291,7 +364,8 @@ class _Work:
                 raise _NoPlainForm
             found = mapping_get(state, "_val")
             if isinstance(found, str) and "${" in found:
-                raise _NoPlainForm  # it refers to another value, which only OmegaConf looks up
+                self.note(path, f"a reference, {found}", "the value that it stands for")
+                return self.below(_referred(value, found), path), "its value"
             return self.below(found, path), "its value"
         if not mapping_has(state, "_content"):
             raise _NoPlainForm
@@ -382,6 +456,61 @@ class _Work:
         return self.with_attributes(pairs, path), "OrderedDict with the same attributes"
 
 
+_REFERENCE = re.compile(r"\$\{(\.*)([A-Za-z_][\w.]*)\}")
+_MOST_STEPS = 20  # from reference to reference
+
+
+def _referred(node: Call, text: str) -> Value:
+    """What a reference of OmegaConf stands for: ``${a.b}`` from the root, ``${.b}`` beside it, or text with some in it.
+
+    Raises:
+        _NoPlainForm: It calls a resolver, or leads nowhere.
+    """
+    for _ in range(_MOST_STEPS):
+        whole = _REFERENCE.fullmatch(text)
+        if whole is None:
+            break
+        found = _at(node, whole[1], whole[2])
+        value = mapping_get(found.state, "_val") if found.name.startswith("omegaconf.nodes.") else found
+        if not (isinstance(value, str) and "${" in value):
+            return value
+        node, text = found, value
+    parts, end = [], 0
+    for match in _REFERENCE.finditer(text):
+        found = _at(node, match[1], match[2])
+        value = mapping_get(found.state, "_val") if found.name.startswith("omegaconf.nodes.") else None
+        if value.__class__ not in (str, int, float, bool) or "${" in str(value):
+            raise _NoPlainForm
+        parts += [text[end : match.start()], str(value)]
+        end = match.end()
+    joined = "".join([*parts, text[end:]])
+    if "${" in joined or "\\" in text:
+        raise _NoPlainForm
+    return joined
+
+
+def _at(node: Call, dots: str, name: str) -> Call:
+    """The node of a configuration that a reference names."""
+    up = len(dots) or _MOST_STEPS * _DEEPEST  # without dots from the root
+    place: Value = node
+    while up and isinstance(place, Call):
+        parent = mapping_get(place.state, "_parent")
+        if parent is None:
+            break
+        place, up = parent, up - 1
+    for step in name.split("."):
+        content = mapping_get(place.state, "_content") if isinstance(place, Call) else None
+        if isinstance(content, ListNode) and step.isdecimal() and int(step) < len(content.items):
+            place = content.items[int(step)]
+        elif mapping_has(content, step):
+            place = mapping_get(content, step)
+        else:
+            raise _NoPlainForm
+    if not isinstance(place, Call) or not place.name.startswith("omegaconf."):
+        raise _NoPlainForm
+    return place
+
+
 _ATOMS = frozenset({type(None), bool, int, float, str, bytes, Global})
 
 
@@ -439,8 +568,8 @@ def _names_in(value: Any) -> set[str]:
     return out
 
 
-def _numbers(dtype: Value, raw: Value) -> list[int | float | bool]:
-    """Elements of numpy by their dtype, ``numpy.dtype("f8", False, True)`` with ``(3, "<", ...)``, and their bytes."""
+def _elements(dtype: Value, raw: Value) -> tuple[str, str, bytes]:
+    """Code, order and bytes of numpy's elements: ``numpy.dtype("f8", False, True)`` with ``(3, "<", ...)``, and bytes."""
     if isinstance(raw, Call) and raw.name == "_codecs.encode" and raw.args and isinstance(raw.args[0], str):
         try:
             raw = raw.args[0].encode("latin-1")
@@ -451,12 +580,19 @@ def _numbers(dtype: Value, raw: Value) -> list[int | float | bool]:
     if not isinstance(dtype, Call) or not dtype.args or not isinstance(raw, bytes):
         raise _NoPlainForm
     code = dtype.args[0]
-    letter = _NUMPY_CODES.get(code.lstrip("<>=|") if isinstance(code, str) else "")
+    letter = code.lstrip("<>=|") if isinstance(code, str) else ""
     order = dtype.state[1] if isinstance(dtype.state, tuple) and len(dtype.state) > 1 else "<"
-    if letter is None or order not in ("<", ">", "|", "="):
+    if letter not in _NUMPY_CODES or order not in ("<", ">", "|", "="):
         raise _NoPlainForm
-    size = struct.calcsize("<" + letter)
-    if len(raw) % size or len(raw) > size * _MOST_ELEMENTS:
+    return letter, str(order), raw
+
+
+def _numbers(dtype: Value, raw: Value) -> list[int | float | bool]:
+    """The elements themselves."""
+    letter, order, data_ = _elements(dtype, raw)
+    code = _NUMPY_CODES[letter]
+    size = struct.calcsize("<" + code)
+    if len(data_) % size or len(data_) > size * _MOST_ELEMENTS:
         raise _NoPlainForm
     sign = ">" if order == ">" else "<"
-    return [n for (n,) in struct.iter_unpack(sign + letter, raw)]
+    return [n for (n,) in struct.iter_unpack(sign + code, data_)]

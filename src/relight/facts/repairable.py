@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind
-from relight.core.edits import AddNames, ConvertTensors, DropKeys, Edit, MakePlain, RenameKeys, SetDevice
+from relight.core.edits import (
+    AddNames,
+    ComputeTensors,
+    ConvertTensors,
+    DropKeys,
+    Edit,
+    MakePlain,
+    RenameKeys,
+    SetDevice,
+)
 from relight.core.objects import mapping_pairs
 
 # What a copy mends by being written, or loses nothing by.
 HARMLESS = frozenset({ProblemKind.COMPRESSED_RECORDS, ProblemKind.BYTES_AFTER})
 WRITABLE = frozenset({Layout.TORCH_ZIP, Layout.TORCH_LEGACY, Layout.SAFETENSORS})
-_KEYS = (RenameKeys, DropKeys, AddNames, ConvertTensors)
+_KEYS = (RenameKeys, DropKeys, AddNames, ConvertTensors, ComputeTensors)
 
 
 def repairable(checkpoint: Checkpoint, edits: Sequence[Edit]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from relight.core.edits import (
     AddNames,
     Choice,
+    ComputeTensors,
     ConvertTensors,
     DropEntry,
     DropKeys,
@@ -18,6 +19,7 @@ from relight.core.edits import (
     ReplaceGlobal,
     SetDevice,
     SetEntry,
+    WrapEntry,
 )
 from relight.core.errors import UsageError
 from relight.core.finding import Applicability, Fix, Report
@@ -100,7 +102,9 @@ class _Composed:
         self.dropped: list[str] = []
         self.added: list[tuple[str, str]] = []
         self.converted: list[tuple[str, tuple[str, ...], str, tuple[int, ...]]] = []
+        self.computed: dict[str, tuple[str, tuple[str, ...], str, tuple[int, ...], str]] = {}
         self.entries: dict[tuple[str, ...], SetEntry | DropEntry | MoveEntry] = {}
+        self.wraps: dict[tuple[str, ...], WrapEntry] = {}
         self.names: dict[str, ReplaceGlobal] = {}
         self.device: SetDevice | None = None
         self.plain: MakePlain | None = None
@@ -138,6 +142,16 @@ class _Composed:
             known = self.entries.get(_place(edit))
             if known is not None and known != edit:
                 return f"{'.'.join(_place(edit))} is changed already"
+        elif isinstance(edit, ComputeTensors):
+            for new, sources, *_ in edit.tensors:
+                if new in self.computed or new in self.renamed.values():
+                    return f"another tensor gets the name {new} already"
+                both = [s for s in sources if s in self.dropped or s in self._parts()]
+                if both:
+                    return f"{both[0]} is left out or made into another tensor already"
+        elif isinstance(edit, WrapEntry):
+            if self.wraps.get(edit.path, edit) != edit:
+                return f"{'.'.join(edit.path)} is wrapped already"
         elif isinstance(edit, ReplaceGlobal):
             if self.names.get(edit.old, edit) != edit:
                 return f"{edit.old} is replaced already"
@@ -146,7 +160,9 @@ class _Composed:
         return ""
 
     def _parts(self) -> set[str]:
-        return {s for _, sources, _, _ in self.converted for s in sources}
+        return {s for _, sources, _, _ in self.converted for s in sources} | {
+            s for t in self.computed.values() for s in t[1]
+        }
 
     def _take(self, edit: Edit) -> None:
         if isinstance(edit, RenameKeys):
@@ -157,6 +173,10 @@ class _Composed:
             self.added += [p for p in edit.pairs if p not in self.added]
         elif isinstance(edit, ConvertTensors):
             self.converted += [p for p in edit.pairs if p not in self.converted]
+        elif isinstance(edit, ComputeTensors):
+            self.computed.update((t[0], t) for t in edit.tensors)
+        elif isinstance(edit, WrapEntry):
+            self.wraps[edit.path] = edit
         elif isinstance(edit, (SetEntry, DropEntry, MoveEntry)):
             self.entries[_place(edit)] = edit
         elif isinstance(edit, ReplaceGlobal):
@@ -178,10 +198,12 @@ class _Composed:
         out: list[Edit | None] = [
             RenameKeys(tuple(self.renamed.items())) if self.renamed else None,
             ConvertTensors(tuple(self.converted)) if self.converted else None,
+            ComputeTensors(tuple(self.computed.values())) if self.computed else None,
             AddNames(tuple(self.added)) if self.added else None,
             DropKeys(tuple(self.dropped)) if self.dropped else None,
             # What moves first: entries that are set may stand in what it makes.
             *sorted(self.entries.values(), key=lambda e: not isinstance(e, MoveEntry)),
+            *self.wraps.values(),
             *self.names.values(),
             self.device,
             self.plain,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
 from relight.core.edits import (
     AddNames,
+    ComputeTensors,
     ConvertTensors,
     DropEntry,
     DropKeys,
@@ -29,6 +30,7 @@ from relight.core.edits import (
     ReplaceGlobal,
     SetDevice,
     SetEntry,
+    WrapEntry,
     Written,
 )
 from relight.core.errors import RepairError
@@ -41,11 +43,11 @@ from relight.reader.detect import read
 from relight.reader.pickle_vm import Decoded, decode
 from relight.reader.source import ByteSource, LocalSource
 from relight.reader.tensors import StorageClaim, storage_claim
+from relight.repair.computing import content
 from relight.repair.copying import BLOCK, Progress, new_file, refuse_existing, settle, written_to
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import Unwritable, encode, lowered
 from relight.repair.sinks import FileSink, Sink, Spliced
-from relight.repair.tensor_values import content
 from relight.repair.token_edit import edit_tokens
 from relight.repair.tree_edit import CannotEdit, Edited, edit_tree, parts_of
 from relight.repair.zip_out import ZipOut
@@ -242,6 +244,8 @@ class _Pickled:
         self.secret = any(isinstance(e, MakePlain) for e in edits)  # nothing of the old pickle may stay
         self.archive = archive
         self.data = self._old_pickle()
+        if not checkpoint.little_endian and any(isinstance(e, ComputeTensors) for e in edits):
+            raise CannotEdit("it was written on a big-endian machine; nothing is computed from such numbers")
         self.decoded: Decoded = decode(self.data, limits=DEFAULT_LIMITS)
         self.edited: Edited = edit_tree(self.decoded.value, edits, checkpoint.state_dict_path, checkpoint.storages)
         if self.legacy:
@@ -424,14 +428,15 @@ class _Pickled:
             lines.append(("layout", "written as torch has done since 1.6: an archive"))
         gone = {k for e in self.edits if isinstance(e, DropKeys) for k in e.keys}
         whole = [t for t in self.checkpoint.tensors if t.key not in gone]
-        return lines, len(whole) - len(_turned(self.edits) & {t.key for t in whole})
+        made = _turned(self.edits) | {t.key for t in whole if t.layout == "numpy"}
+        return lines, len(whole) - len(made & {t.key for t in whole})
 
 
 def _turned(edits: Sequence[Edit]) -> set[str]:
     """Tensors that others are made of."""
     return {
         s for e in edits if isinstance(e, ConvertTensors) for _, olds, op, _ in e.pairs if op != "copy" for s in olds
-    }
+    } | {s for e in edits if isinstance(e, ComputeTensors) for t in e.tensors for s in t[1]}
 
 
 def _claims(root: Value) -> Iterator[StorageClaim]:
@@ -575,6 +580,14 @@ def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]
                 yield (new, f"from {', '.join(sources)}" + ("" if op == "copy" else f" by {op}"))
             if len(edit.pairs) > 5:
                 yield ("...", f"{len(edit.pairs) - 5} more tensors")
+        elif isinstance(edit, ComputeTensors):
+            for new, sources, how, shape, _ in edit.tensors[:5]:
+                of = f" from {', '.join(sources)}" if sources and sources != (new,) else ""
+                yield (new, f"{_HOW.get(how.partition(':')[0], how)}{of}, {list(shape)}")
+            if len(edit.tensors) > 5:
+                yield ("...", f"{len(edit.tensors) - 5} more tensors")
+        elif isinstance(edit, WrapEntry):
+            yield (".".join(edit.path), f"-> {'.'.join((*edit.path, edit.key))}")
         elif isinstance(edit, SetEntry):
             was = _standing(root, edit.path)
             number = type(was) in (int, float, str, bool) and not isinstance(edit.value, (list, dict))
@@ -616,6 +629,17 @@ def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry]) -> str:
                 f"{edit.value} steps, where {'manual' if 'manual' in edit.path[2] else 'automatic'} optimization counts"
             )
     return "; ".join(dict.fromkeys(out)) or "changed"
+
+
+_HOW = {
+    "rows": "resized",
+    "grid": "interpolated",
+    "uniform": "drawn anew",
+    "fold": "computed",
+    "norm": "computed",
+    "cast": "converted",
+    "value": "added, as the model makes it",
+}
 
 
 def _some(names: Sequence[str]) -> str:

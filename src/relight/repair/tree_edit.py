@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
+from relight.core.dtypes import BY_NAME
 from relight.core.edits import (
     AddNames,
+    ComputeTensors,
     ConvertTensors,
     DropEntry,
     DropKeys,
@@ -21,10 +23,12 @@ from relight.core.edits import (
     ReplaceGlobal,
     SetDevice,
     SetEntry,
+    WrapEntry,
 )
 from relight.core.objects import Call, DictNode, Global, ListNode, ObjectPath, Persistent, Value, mapping_pairs, nodes
 from relight.facts import plain_data
 from relight.reader.tensors import TensorReader
+from relight.repair.computing import Computed, Held, computed
 from relight.repair.pickle_out import name_node
 from relight.repair.tensor_values import Joined, View, converted, first_entry, strides
 
@@ -49,7 +53,7 @@ class Edited:
     """
 
     root: Value
-    storages: dict[str, Joined] = field(default_factory=dict)
+    storages: dict[str, Joined | Computed | Held] = field(default_factory=dict)
     changed: int = 0
     plain: list[tuple[str, str, str]] = field(default_factory=list)
     moved_metadata: dict[str, str] = field(default_factory=dict)
@@ -73,7 +77,7 @@ def edit_tree(
         CannotEdit: An edit names something that the tree does not have, or two edits contradict each other.
     """
     out = Edited(root)
-    keys = [e for e in edits if isinstance(e, (RenameKeys, DropKeys, AddNames, ConvertTensors))]
+    keys = [e for e in edits if isinstance(e, (RenameKeys, DropKeys, AddNames, ConvertTensors, ComputeTensors))]
     if keys:
         _edit_keys(root, keys, state_dict, storages, out)
     for edit in edits:
@@ -82,6 +86,8 @@ def edit_tree(
         elif isinstance(edit, DropEntry):
             _drop_entry(out.root, edit)
             out.dropped.append((".".join(edit.path), "left out"))
+        elif isinstance(edit, WrapEntry):
+            _wrap_entry(out.root, edit)
         elif isinstance(edit, MoveEntry):
             out.root = _move_entry(out, edit)
         elif isinstance(edit, ReplaceGlobal):
@@ -91,7 +97,7 @@ def edit_tree(
                 if isinstance(node, Persistent) and isinstance(node.pid, tuple) and len(node.pid) in (5, 6):
                     node.pid = (*node.pid[:3], edit.device, *node.pid[4:])
         elif isinstance(edit, MakePlain):
-            _make_plain(out, edit)
+            _make_plain(out, edit, storages)
     return out
 
 
@@ -100,7 +106,7 @@ def edit_tree(
 
 def _edit_keys(
     root: Value,
-    edits: Iterable[RenameKeys | DropKeys | AddNames | ConvertTensors],
+    edits: Iterable[RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors],
     path: ObjectPath | None,
     storages: Mapping[str, StorageEntry],
     out: Edited,
@@ -113,6 +119,7 @@ def _edit_keys(
     add: list[tuple[str, str]] = []
     convert: dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]] = {}
     copies: dict[str, list[str]] = {}
+    compute: dict[str, tuple[str, tuple[str, ...], str, tuple[int, ...], str]] = {}
     for edit in edits:
         if isinstance(edit, RenameKeys):
             _merge(rename, edit.pairs)
@@ -120,6 +127,10 @@ def _edit_keys(
             drop.update(edit.keys)
         elif isinstance(edit, AddNames):
             add += edit.pairs
+        elif isinstance(edit, ComputeTensors):
+            for tensor in edit.tensors:
+                if compute.setdefault(tensor[0], tensor) != tensor:
+                    raise CannotEdit(f"two tensors would be called {tensor[0]}")
         else:
             for new, sources, op, shape in edit.pairs:
                 if op == "copy" and len(sources) == 1:
@@ -130,15 +141,17 @@ def _edit_keys(
         first = old if old in news else news[0]
         _merge(rename, [(old, first)])
         add += [(old, new) for new in news if new != first]
-    wanted = {*rename, *drop, *(o for o, _ in add), *(s for sources, _, _ in convert.values() for s in sources)}
+    origins = {n: s for n, (s, _, _) in convert.items()} | {n: t[1] for n, t in compute.items()}
+    wanted = {*rename, *drop, *(o for o, _ in add), *(s for sources in origins.values() for s in sources)}
     absent = sorted(wanted - values.keys())
     if absent:
         raise CannotEdit(f"there is no tensor {absent[0]} in it")
     both = drop & rename.keys()
     if both:
         raise CannotEdit(f"{min(both)} is to be renamed and to be left out")
-    consumed = {s for sources, _, _ in convert.values() for s in sources} - rename.keys()
+    consumed = {s for sources in origins.values() for s in sources} - rename.keys()
     made = _converted(convert, values, storages, out)
+    made |= _computed(compute, values, storages, out)
     after: list[tuple[Value, Value]] = []
     placed: set[str] = set()
     for key, value in pairs:
@@ -149,12 +162,12 @@ def _edit_keys(
             continue
         if key in consumed:
             # What is made of it stands where its first part stood.
-            here = [n for n, (sources, _, _) in convert.items() if sources[0] == key and n not in placed]
+            here = [n for n, sources in origins.items() if sources[:1] == (key,) and n not in placed]
             placed.update(here)
             after += [(n, made[n]) for n in here]
             continue
         after.append((rename.get(key, key), value))
-    after += [(n, made[n]) for n in convert if n not in placed]
+    after += [(n, made[n]) for n in origins if n not in placed]
     after += [(new, values[old]) for old, new in add]
     names = [k for k, _ in after if isinstance(k, str)]
     if len(set(names)) != len(names):
@@ -162,6 +175,7 @@ def _edit_keys(
         raise CannotEdit(f"two tensors would be called {double}")
     pairs[:] = after
     out.changed += len(made)
+    _note_computed(compute.values(), values, storages, out)
     _note_lost(drop, convert, values, {k for k, _ in after if isinstance(k, str)}, dict(after), storages, out)
     if isinstance(holder, Call) and rename:
         out.moved_metadata = _rename_metadata(holder, rename)
@@ -196,6 +210,39 @@ def _note_lost(
         entry = reader.read(values[key], key, ObjectPath((key,)))
         if isinstance(entry, TensorEntry) and count < math.prod(entry.shape):
             out.dropped.append((key, f"{math.prod(entry.shape) - count:,} of its {math.prod(entry.shape):,} values"))
+
+
+def _note_computed(
+    tensors: Iterable[tuple[str, tuple[str, ...], str, tuple[int, ...], str]],
+    values: Mapping[str, Value],
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> None:
+    """Say of what is computed what it is made of, and what of its sources is gone."""
+    reader = TensorReader(storages)
+    for new, sources, how, shape, dtype in tensors:
+        op, _, rest = how.partition(":")
+        entries = [reader.read(values[s], s, ObjectPath((s,))) for s in sources]
+        old = next((e for e in entries if isinstance(e, TensorEntry)), None)
+        if op == "uniform":
+            out.invented.append((new, f"drawn anew, uniformly within 1/sqrt({rest}), the same each time"))
+        elif op == "value":
+            out.invented.append((new, "the value that the model's constructor gives it here"))
+        elif op == "fold":
+            out.assumed.append((new, f"computed from {' and '.join(sources)}, rounded once"))
+            out.dropped.append((sources[0], "the magnitude apart from the direction"))
+        elif op == "norm":
+            out.assumed.append((new, f"computed from {sources[0]}, rounded once"))
+        elif op == "cast" and old is not None:
+            out.dropped.append((new, f"what {dtype} cannot hold of {old.dtype}"))
+        elif old is not None:
+            count, wanted = math.prod(old.shape), math.prod(shape)
+            if op == "grid":
+                out.invented.append((new, f"interpolated from {list(old.shape)} to {list(shape)}"))
+            elif wanted > count:
+                out.invented.append((new, f"{wanted - count:,} values at its end, the mean of those that are there"))
+            else:
+                out.dropped.append((new, f"the last {count - wanted:,} of its {count:,} values"))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -310,6 +357,51 @@ def _converted(
     return made
 
 
+def _computed(
+    tensors: Mapping[str, tuple[str, tuple[str, ...], str, tuple[int, ...], str]],
+    values: Mapping[str, Value],
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> dict[str, Value]:
+    reader = TensorReader(storages)
+    made: dict[str, Value] = {}
+    for new, (_, sources, how, shape, dtype) in tensors.items():
+        entries: list[TensorEntry] = []
+        for source in sources:
+            entry = reader.read(_plain_tensor(values[source]), source, ObjectPath((source,)))
+            if not isinstance(entry, TensorEntry) or entry.layout != "strided":
+                raise CannotEdit(f"{source} is no tensor that anything is computed of")
+            entries.append(entry)
+        try:
+            value = computed(new, entries, how, shape, dtype)
+        except ValueError as error:
+            raise CannotEdit(f"{new}: {error}") from None
+        device = storages[entries[0].storage_id or ""].device if entries else "cpu"
+        made[new] = _new_tensor(value, device, storages, out)
+    return made
+
+
+def _new_tensor(
+    value: Computed | Held, device: str, storages: Mapping[str, StorageEntry], out: Edited, *, grad: bool = False
+) -> Call:
+    """A tensor on a storage of its own, described as torch.save describes one."""
+    taken = [int(k) for k in (*storages, *out.storages) if k.isdecimal()]
+    key = str(max(taken, default=-1) + 1)
+    out.storages[key] = value
+    kind = BY_NAME[value.dtype]
+    numel = math.prod(value.shape)
+    ordered = Call(Global("collections", "OrderedDict", 0), (), "reduce", 0)
+    if kind.storage is not None:
+        storage = Persistent(("storage", Global("torch", kind.storage, 0), key, device, numel), 0)
+        callee = Global("torch._utils", "_rebuild_tensor_v2", 0)
+        return Call(callee, (storage, 0, value.shape, strides(value.shape), grad, ordered), "reduce", 0)
+    storage = Persistent(
+        ("storage", Global("torch.storage", "UntypedStorage", 0), key, device, numel * kind.itemsize), 0
+    )
+    args = (storage, 0, value.shape, strides(value.shape), grad, ordered, Global("torch", value.dtype, 0))
+    return Call(Global("torch._utils", "_rebuild_tensor_v3", 0), args, "reduce", 0)
+
+
 def _plain_tensor(value: Value) -> Call:
     """The tensor in a Parameter; what was one stays no Parameter, since a state_dict holds tensors."""
     if isinstance(value, Call) and value.name in ("torch._utils._rebuild_parameter",) and value.args:
@@ -333,8 +425,6 @@ def _storage(like: Call, entry: TensorEntry, key: str, numel: int) -> Persistent
         raise CannotEdit("its storage is not described as torch describes one")
     untyped = isinstance(old.pid[1], Global) and old.pid[1].name == "UntypedStorage"
     if untyped:
-        from relight.core.dtypes import BY_NAME
-
         numel *= BY_NAME[entry.dtype].itemsize
     return Persistent(("storage", old.pid[1], key, old.pid[3], numel), 0)
 
@@ -380,6 +470,18 @@ def _drop_entry(root: Value, edit: DropEntry) -> None:
     if len(kept) == len(pairs):
         raise CannotEdit(f"there is no entry {'.'.join(edit.path)} in it")
     pairs[:] = kept
+
+
+def _wrap_entry(root: Value, edit: WrapEntry) -> None:
+    pairs = _pairs_at(root, edit.path[:-1])
+    found = [i for i, (k, _) in enumerate(pairs) if isinstance(k, str) and k == edit.path[-1]]
+    if not found:
+        raise CannotEdit(f"there is no entry {'.'.join(edit.path)} in it")
+    for i in found:
+        key, value = pairs[i]
+        pairs[i] = (key, DictNode([(edit.key, value)]))
+    top = _own_pairs(root)
+    top[:] = [(k, v) for k, v in top if not (isinstance(k, str) and k in edit.instead)]
 
 
 def _move_entry(out: Edited, edit: MoveEntry) -> Value:
@@ -449,8 +551,12 @@ def parts_of(value: Any) -> list[Any]:
     return list(getattr(value, "items", ()))
 
 
-def _make_plain(out: Edited, edit: MakePlain) -> None:
-    done = plain_data.make_plain(out.root, drop=edit.drop, keep=edit.keep)
+def _make_plain(out: Edited, edit: MakePlain, storages: Mapping[str, StorageEntry]) -> None:
+    def stored(array: plain_data.Numbers, grad: bool) -> Value:
+        return _new_tensor(Held(array.data, array.shape, array.dtype), "cpu", storages, out, grad=grad)
+
+    done = plain_data.make_plain(out.root, drop=edit.drop, keep=edit.keep, stored=stored)
+    out.changed += done.tensors
     if done.inexact and not edit.objects:
         kept = [c for c in done.inexact if c[2] != plain_data.LEFT_OUT]
         if kept:

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 
-from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind
+from relight.core.edits import ReplaceGlobal
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
 from relight.core.target import Intent, IntentCall
-from relight.facts import imports, unpickling
+from relight.facts import imports, plain_copy, renamed_class, unpickling
 from relight.facts.absent import weights_without
 from relight.facts.facts import Facts
 from relight.facts.imports import Found, Resolution
@@ -18,6 +19,18 @@ _TORCH = Intent(call=IntentCall.WEIGHTS, weights_only=False)
 # Where Lightning keeps what it never meant to be pickled.
 _INTERNALS = ("pytorch_lightning.trainer.", "lightning.pytorch.trainer.")
 _SAME = {"pytorch-lightning": ("lightning",), "lightning": ("pytorch-lightning",), "lightning-fabric": ("lightning",)}
+
+
+_RENAMED = """\
+class ModelConfig:
+    hidden: int = 16
+    dropout: float = 0.1
+
+
+class Other:
+    def __init__(self, words):
+        self.words = words
+"""
 
 
 class AttributeNotFound(Rule):
@@ -105,6 +118,13 @@ class AttributeNotFound(Rule):
             intent=Intent(weights_only=False),
             oracle=False,
         ),
+        Fires(
+            name="a class that has another name now",
+            file=File(hparams={"config": Obj("models.Config", {"hidden": 16, "dropout": 0.1})}),
+            env=Env(sources={"models.py": _RENAMED}),
+            intent=Intent(weights_only=False),
+            oracle=False,
+        ),
         Silent(
             name="a class that is there",
             file=File(hparams={"vocab": Obj("example_module.Vocab", {"words": []})}),
@@ -184,6 +204,7 @@ class AttributeNotFound(Rule):
                 context=_context(facts, module, where if own else None),
                 fixes=[
                     *_fixes(facts, module, names, where if own else None, entry),
+                    *_in_the_file(facts, group, file if own else None),
                     *weights_without(facts, group),
                 ],
                 subjects=[r.ref.full_name for r in group],
@@ -232,6 +253,28 @@ def _fixes(facts: Facts, module: str, names: list[str], file: str | None, entry:
             kind=FixKind.CODE,
             code="\n".join(f"{n} = TheClassThatReplacesIt" for n in names),
             note="An alias is enough where the new class has the same attributes.",
+        )
+    ]
+
+
+def _in_the_file(facts: Facts, group: list[Resolution], file: str | None) -> list[Fix]:
+    """What can be done to the file: plain data needs no class; else the name that a class with these attributes has now."""
+    if facts.weights_only:
+        return plain_copy.fixes(facts, missing=True)
+    found = {r.ref.full_name: None if file is None else renamed_class.present_name(file, r) for r in group}
+    if None in found.values():
+        return []
+    listed = ", ".join(f"{old} is {new}" for old, new in found.items())
+    return [
+        Fix(
+            title="Or, if these are their new names, write them into a copy:"
+            if len(found) > 1
+            else "Or, if that is its new name, write it into a copy:",
+            kind=FixKind.FILE,
+            applicability=Applicability.MANUAL,
+            note=f"By their attributes: {listed}.",
+            edits=tuple(ReplaceGlobal(old, str(new)) for old, new in found.items()),
+            allow="renamed-class",
         )
     ]
 

@@ -143,3 +143,71 @@ def test_an_object_that_holds_itself(tmp_path):
     call.state, call.has_state = DictNode([("me", call)]), True
     done = make_plain(DictNode([("x", ListNode([call]))]))
     assert done.left, "neither endless nor wrong"
+
+
+def configuration(values):
+    """A DictConfig as it is pickled, without the package."""
+    omegaconf = pytest.importorskip("omegaconf")
+    return omegaconf.OmegaConf.create(values)
+
+
+def plain_of(config, tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"hyper_parameters": {"conf": config}}, tmp_path / "m.ckpt")
+    return make_plain(open_checkpoint(tmp_path / "m.ckpt").root)
+
+
+def test_references_of_a_configuration_become_what_they_stand_for(tmp_path):
+    values = {
+        "a": 1,
+        "name": "net",
+        "b": {"c": [1, 2], "ref": "${a}", "beside": "${.c}", "second": "${b.c.1}", "twice": "${.ref}"},
+        "whole": "${b}",
+        "text": "runs/${name}/${a}",
+    }
+    done = plain_of(configuration(values), tmp_path)
+    conf = hparam(done.root, "conf")
+    b = mapping_get(conf, "b")
+    assert [mapping_get(b, k) for k in ("ref", "second", "twice")] == [1, 2, 1]
+    assert mapping_get(b, "beside").items == [1, 2]
+    assert mapping_get(mapping_get(conf, "whole"), "ref") == 1
+    assert mapping_get(conf, "text") == "runs/net/1"
+    assert done.left == []
+    assert done.inexact == []
+    assert ("hyper_parameters.conf.b.ref", "a reference, ${a}", "the value that it stands for") in done.changes
+
+
+@pytest.mark.parametrize("value", ["${oc.env:HOME}", "x ${gone} y", "${gone}", "${a}", r"\${a} ${b}"])
+def test_a_reference_that_only_its_library_can_follow_is_left(value, tmp_path):
+    done = plain_of(configuration({"a": value, "b": 1}), tmp_path)
+    assert [where for where, _ in done.left] == ["hyper_parameters.conf.a"]
+
+
+def test_tensors_that_were_sent_as_arrays(tmp_path):
+    torch = pytest.importorskip("torch")
+    numpy = pytest.importorskip("numpy")
+
+    class Sent:
+        def __init__(self, *args):
+            self.args = args
+
+        def __reduce__(self):
+            return torch._utils._rebuild_device_tensor_from_numpy, self.args
+
+    weight = numpy.arange(6, dtype="float32").reshape(2, 3)
+    sent = Sent(weight, torch.float32, "xla:0", False)
+    torch.save(
+        {"state_dict": {"w": sent, "same": sent, "odd": Sent(weight, torch.float64, "xla:0", False)}},
+        tmp_path / "m.ckpt",
+    )
+    stored = []
+    done = make_plain(
+        open_checkpoint(tmp_path / "m.ckpt").root,
+        stored=lambda numbers, grad: stored.append((numbers, grad)) or "tensor",
+    )
+    ((numbers, grad),) = stored
+    assert (numbers.shape, numbers.dtype, grad) == ((2, 3), "float32", False)
+    assert numbers.data == weight.tobytes()
+    state = mapping_get(done.root, "state_dict")
+    assert mapping_get(state, "w") == mapping_get(state, "same") == "tensor"
+    assert [where for where, _ in done.left] == ["state_dict.odd"], "it would have to be converted"
