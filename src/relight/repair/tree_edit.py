@@ -159,6 +159,9 @@ def _edit_keys(
             after.append((key, value))
             continue
         if key in drop:
+            if key in compute and key not in placed:  # another tensor of this name, in its place
+                placed.add(key)
+                after.append((key, made[key]))
             continue
         if key in consumed:
             # What is made of it stands where its first part stood.

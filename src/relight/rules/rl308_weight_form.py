@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from relight.core.edits import RenameKeys
+from relight.core.edits import ComputeTensors, Edit, RenameKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.facts import data, snippets
 from relight.facts.attribution import Explanation
@@ -15,6 +15,7 @@ from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _OLD = {"a.weight_g": (4, 1), "a.weight_v": (4, 3)}
 _NEW = {"a.parametrizations.weight.original0": (4, 1), "a.parametrizations.weight.original1": (4, 3)}
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 _PLAIN = {"a.weight": (4, 3)}
 _SPECTRAL = {"a.weight_orig": (4, 3), "a.weight_u": (4,), "a.weight_v": (3,)}
 _SPECTRAL_NEW = {
@@ -120,7 +121,8 @@ class WeightForm(Rule):
                         edits=(RenameKeys(tuple(pairs)),),
                     )
                     if pairs
-                    else Fix(title=_remedy(forms[saved], forms[wanted], name), kind=FixKind.CODE)
+                    else Fix(title=_remedy(forms[saved], forms[wanted], name), kind=FixKind.CODE),
+                    *_computed(facts, saved, wanted, found),
                 ],
                 subjects=[k for e in found for k in e.unexpected],
                 explains=frozenset(k for e in found for k in e.keys),
@@ -137,3 +139,41 @@ def _remedy(saved: dict[str, str], wanted: dict[str, str], name: str) -> str:
     steps = [step for step in (saved.get("undo"), wanted.get("redo")) if step]
     built = saved["label"].format(name=name)
     return f"Build the model with {built}, load, and then call " + ", then ".join(steps) + " on every such layer."
+
+
+_NORMED = ("weight_norm_old", "weight_norm_new")
+
+
+def _computed(facts: Facts, saved: str, wanted: str, found: Sequence[Explanation]) -> list[Fix]:
+    """weight_norm's two parts made into the weight, or the weight into two parts."""
+    shapes = {p.key: p.shape for p in facts.spec.params}
+    types = {t.key: t.dtype for t in facts.checkpoint.tensors}
+    fold = saved in _NORMED and wanted == "plain"
+    if not fold and not (saved == "plain" and wanted in _NORMED):
+        return []
+    parts = [(e.unexpected if fold else e.missing, e.about["parameter"]) for e in found]
+    if any(len(names) != 2 or types.get(names[0] if fold else p) not in _FLOATS for names, p in parts):
+        return []
+    if any(shapes.get(p if fold else names[0]) is None for names, p in parts):
+        return []
+    edits: list[Edit]
+    if fold:
+        edits = [ComputeTensors(tuple((p, names, "fold:0", shapes[p] or (), types[names[1]]) for names, p in parts))]
+    else:
+        edits = [
+            RenameKeys(tuple((p, names[1]) for names, p in parts)),
+            ComputeTensors(tuple((names[0], (p,), "norm:0", shapes[names[0]] or (), types[p]) for names, p in parts)),
+        ]
+    return [
+        Fix(
+            title="Or compute the weight from its two parts in a copy:"
+            if fold
+            else "Or split the weight into its magnitude and direction in a copy:",
+            kind=FixKind.FILE,
+            applicability=Applicability.UNSAFE,
+            edits=tuple(edits),
+            allow="fold-weights" if fold else "split-weights",
+            note="Computed in double precision and rounded once: outputs may differ in the last digit. "
+            "The optimizer's state is that of the old form: start a new fit.",
+        )
+    ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
-from relight.core.edits import DropKeys
+from relight.core.edits import ComputeTensors, DropKeys
 from relight.core.finding import Applicability, Finding, Fix, FixKind
 from relight.core.target import InitParam
 from relight.facts import describe, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import can_resume, confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.keys import Mismatch
 from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -87,6 +89,7 @@ class HeadResized(Rule):
                     note=_then(facts),
                 )
             )
+            fixes.append(_new_head(facts, e.mismatched, wanted))
             yield self.finding(
                 f"the output layer has {saved} outputs in the checkpoint and {wanted} in the model",
                 confidence=confidence(facts, e),
@@ -100,6 +103,25 @@ class HeadResized(Rule):
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _new_head(facts: Facts, mismatched: Sequence[Mismatch], wanted: int) -> Fix:
+    """A head of the model's size in the file, so that nobody who loads it has to say strict=False."""
+    keys = tuple(m.key for m in mismatched)
+    inputs = {m.key.rpartition(".")[0]: math.prod(m.wanted[1:]) for m in mismatched if len(m.wanted) > 1}
+    types = {t.key: t.dtype for t in facts.checkpoint.tensors}
+    new = tuple(
+        (m.key, (), f"uniform:{inputs.get(m.key.rpartition('.')[0], m.wanted[0])}", m.wanted, types[m.key])
+        for m in mismatched
+    )
+    return Fix(
+        title=f"Or put a new head of {wanted} outputs into a copy, for a strict load:",
+        kind=FixKind.FILE,
+        applicability=Applicability.UNSAFE,
+        edits=(DropKeys(keys), ComputeTensors(new)),
+        allow="new-head",
+        note="The old head is left out; the new one is drawn as nn.Linear draws its own, and knows nothing yet.",
+    )
 
 
 def _then(facts: Facts) -> str:

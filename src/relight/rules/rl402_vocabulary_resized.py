@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relight.core.finding import Applicability, Finding, Fix, FixKind
-from relight.facts import describe
+from relight.facts import describe, resizing
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
+from relight.facts.keys import Mismatch
 from relight.facts.sized_arguments import sized_arguments
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
@@ -88,6 +89,7 @@ class VocabularyResized(Rule):
                         code=facts.question.load_call(**sized) if sized else None,
                     )
                 )
+            fixes += _resized(facts, e.mismatched, saved, wanted)
             yield self.finding(
                 f"the vocabulary has {saved:,} entries in the checkpoint and {wanted:,} in the model",
                 confidence=confidence(facts, e),
@@ -98,3 +100,25 @@ class VocabularyResized(Rule):
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _resized(facts: Facts, mismatched: Sequence[Mismatch], saved: int, wanted: int) -> list[Fix]:
+    """Tables of the model's size in the file: rows that both have keep their values."""
+    grown = wanted > saved
+    edit = resizing.rows(facts.checkpoint, mismatched)
+    if edit is None or any(t.layout != "strided" for t in facts.checkpoint.tensors):
+        return []
+    rest = (
+        f"the last {saved - wanted:,} are left out" if not grown else f"the {wanted - saved:,} new ones are their mean"
+    )
+    return [
+        Fix(
+            title=f"Or resize the tables in a copy: the first {min(saved, wanted):,} entries stay, {rest}:",
+            kind=FixKind.FILE,
+            applicability=Applicability.UNSAFE,
+            edits=(edit,),
+            allow="grow-vocabulary" if grown else "cut-vocabulary",
+            note="Right only where the entries that both have mean the same, in the same order. "
+            "The optimizer's state is that of the old tables: start a new fit.",
+        )
+    ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from relight.core.finding import Evidence, Finding, Fix, FixKind
+from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.target import InitParam
-from relight.facts import describe
+from relight.facts import describe, resizing
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import confidence, load_error
 from relight.facts.facts import Facts
@@ -125,11 +125,47 @@ class ShapeDiffers(Rule):
                     describe.others_fit(len(facts.keys.matched))
                     + "strict=False does not help: shapes are always compared.",
                 ],
-                fixes=[_argument(facts, e, remedy) or Fix(title=remedy, kind=FixKind.CODE)],
+                fixes=[_argument(facts, e, remedy) or Fix(title=remedy, kind=FixKind.CODE), *_in_the_file(facts, e)],
                 subjects=[m.key for m in e.mismatched],
                 explains=e.keys,
                 predicts=load_error(facts),
             )
+
+
+def _in_the_file(facts: Facts, e: Explanation) -> list[Fix]:
+    """What can be done to the file: another layout of the same numbers, another length of a position table."""
+    if any(t.layout != "strided" for t in facts.checkpoint.tensors if t.key in e.keys):
+        return []
+    if e.kind == "transposed":
+        edit, turned = resizing.relaid(facts.checkpoint, e.mismatched, e.about.get("silent", ()))
+        return [
+            Fix(
+                title="If they are turned, turn them back in a copy; no value changes:"
+                if turned
+                else "Give them the model's shape in a copy; no value changes:",
+                kind=FixKind.FILE,
+                applicability=Applicability.MANUAL if turned else Applicability.SAFE,
+                edits=(edit,),
+                allow="turned-weights" if turned else None,
+                note="Shapes cannot prove it: compare an output before you rely on it." if turned else None,
+            )
+        ]
+    if e.kind == "positions":
+        found = resizing.positions(facts.checkpoint, e.mismatched)
+        if found is not None:
+            edit_, squares = found
+            how = "interpolated as a square" if squares else "the first positions stay, further ones are their mean"
+            return [
+                Fix(
+                    title=f"Or give the table the model's length in a copy ({how}):",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.UNSAFE,
+                    edits=(edit_,),
+                    allow="resize-positions",
+                    note="Fine-tune afterwards: no position means quite what it meant.",
+                )
+            ]
+    return []
 
 
 def _silent(e: Explanation) -> list[str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from relight.core.edits import ComputeTensors
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent, IntentCall
 from relight.facts import conversions, describe
 from relight.facts.conversions import Loss
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
+
+_FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 
 
 class ValuesConverted(Rule):
@@ -94,10 +97,27 @@ class ValuesConverted(Rule):
             confidence=Confidence.CERTAIN if worst.loss is Loss.IMAGINARY else Confidence.LIKELY,
             evidence=[Evidence(f"{c.saved} to {c.wanted}", describe.some(c.keys)) for c in found[:5]],
             context=["Nothing is said about it while loading. Whether a value is really lost only the values tell."],
-            fixes=_fixes(facts, worst),
+            fixes=[*_fixes(facts, worst), *_converted(facts, found)],
             subjects=[k for c in found for k in c.keys],
             wrong=worst.loss is Loss.IMAGINARY,
         )
+
+
+def _converted(facts: Facts, found: Sequence[conversions.Conversion]) -> list[Fix]:
+    """The same conversion, made once and in the file: it takes less room, and says its type itself."""
+    if any({c.saved, c.wanted} - _FLOATS for c in found):
+        return []
+    shapes = {t.key: t.shape for t in facts.checkpoint.tensors}
+    return [
+        Fix(
+            title=f"It is meant: convert them to {found[0].wanted} in a copy:",
+            kind=FixKind.FILE,
+            applicability=Applicability.UNSAFE,
+            edits=(ComputeTensors(tuple((k, (k,), "cast", shapes[k], c.wanted) for c in found for k in c.keys)),),
+            allow="cast",
+            note="What the narrower type cannot hold is only in the old file.",
+        )
+    ]
 
 
 def _lost(conversion: conversions.Conversion) -> str:
