@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from relight.core.checkpoint import Layout
 from relight.core.edits import MakePlain, WrapEntry
 from relight.core.finding import Applicability, Fix, FixKind
@@ -43,7 +45,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Left out: {_some(dropped)}.",
-                edits=(*_wrapped(facts), MakePlain(tuple(found.changes), objects=True, drop=True, keep=keep)),
+                edits=(*_wrapped(facts, keep), MakePlain(tuple(found.changes), objects=True, drop=True, keep=keep)),
                 allow="drop-object",
             )
         ]
@@ -55,7 +57,7 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
                 kind=FixKind.FILE,
                 applicability=Applicability.UNSAFE,
                 note=f"Code that uses their methods, or compares them, has to change: {where}, {was}, becomes {becomes}.",
-                edits=(*_wrapped(facts), MakePlain(tuple(found.changes), objects=True, keep=keep)),
+                edits=(*_wrapped(facts, keep), MakePlain(tuple(found.changes), objects=True, keep=keep)),
                 allow="plain-objects",
             )
         ]
@@ -66,12 +68,12 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
             title=_title(found.changes),
             kind=FixKind.FILE,
             applicability=Applicability.SAFE,
-            edits=(*_wrapped(facts), MakePlain(tuple(found.changes), keep=keep)),
+            edits=(*_wrapped(facts, keep), MakePlain(tuple(found.changes), keep=keep)),
         )
     ]
 
 
-def _wrapped(facts: Facts) -> tuple[WrapEntry, ...]:
+def _wrapped(facts: Facts, keep: Collection[str]) -> tuple[WrapEntry, ...]:
     """One object that holds all hyper_parameters is passed under its argument's name: Lightning makes it a dict otherwise.
 
     What it was, ``hparams_type`` says by a name that is refused; without it the values would come without attributes.
@@ -80,7 +82,7 @@ def _wrapped(facts: Facts) -> tuple[WrapEntry, ...]:
     kind, name = view.get("hparams_type"), view.hparams_name
     if not isinstance(kind, Global) or name in (None, "kwargs") or not isinstance(view.get("hyper_parameters"), Call):
         return ()
-    if plain_data.accepted(kind):
+    if plain_data.accepted(kind) or kind.full_name in keep:
         return ()
     return (WrapEntry(("hyper_parameters",), str(name), ("hparams_name", "hparams_type")),)
 

@@ -221,7 +221,12 @@ class _Work:
             return SetNode(value.items)
         if not isinstance(value, (Call, Global, Opaque)):
             return value
-        if isinstance(value, Call) and value.name in _OF_NUMPY and self.stored is not None:
+        if (
+            isinstance(value, Call)
+            and value.name in _OF_NUMPY
+            and self.stored is not None
+            and not _names_in((value.callee, *value.args)) <= self.allowed
+        ):
             return self.of_numpy(value, path)
         if isinstance(value, Call) and value.name in self.allowed:
             return value
