@@ -328,11 +328,15 @@ def _opened(files: Mapping[str, Mapping[str, Any]], folder: Path) -> int:
 
 def _repaired(path: str, report: Report, output: Path) -> tuple[str, ...]:
     """Write a copy where there is something to repair; names that had to be allowed."""
-    offers = [n for n in planner.names_to_allow(report) if n in ("plain-objects", "drop-object")]
     made = planner.plan(report, digest_of(path))
-    allowed: tuple[str, ...] = ()
-    if offers and not any(c.name == "not-plain-data" for c in made.chosen):
-        allowed = (offers[0],)
+    wanted = ("plain-objects", "drop-object", "add-buffers")
+    done = {c.message for c in made.chosen}
+    allowed = tuple(
+        next(f.allow for f in finding.fixes if f.edits and f.allow in wanted)
+        for finding in report.findings
+        if finding.message not in done and any(f.edits and f.allow in wanted for f in finding.fixes)
+    )
+    if allowed:
         made = planner.plan(report, digest_of(path), allowed)
     if made.edits:
         written = rewrite(made, path, str(output))

@@ -133,6 +133,7 @@ class ParamSpec:
         persistent: False for buffers that stay out of the state_dict.
         tied_with: Other keys that are the same tensor.
         layout: ``strided``, or as torch names another (``sparse_coo``).
+        value: Base64 of the elements of a small buffer that the file lacks and that the constructor always makes alike.
     """
 
     key: str
@@ -142,6 +143,7 @@ class ParamSpec:
     persistent: bool = True
     tied_with: tuple[str, ...] = ()
     layout: str = "strided"
+    value: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,7 @@ class ModelSpec:
                     "persistent": p.persistent,
                     "tied_with": list(p.tied_with),
                     "layout": p.layout,
+                    **({} if p.value is None else {"value": p.value}),
                 }
                 for p in self.params
             ],
@@ -334,6 +337,7 @@ class ModelSpec:
                     p["persistent"],
                     tuple(p["tied_with"]),
                     p.get("layout", "strided"),
+                    p.get("value"),
                 )
                 for p in data["params"]
             ),

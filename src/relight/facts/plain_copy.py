@@ -8,7 +8,7 @@ from relight.core.checkpoint import Layout
 from relight.core.edits import MakePlain, WrapEntry
 from relight.core.finding import Applicability, Fix, FixKind
 from relight.core.objects import Call, Global
-from relight.facts import data, plain_data
+from relight.facts import class_needs, data, plain_data
 from relight.facts.facts import Facts
 from relight.facts.versions import at_least
 
@@ -63,12 +63,15 @@ def fixes(facts: Facts, *, missing: bool = False) -> list[Fix]:
         ]
     if not found.changes and blocked.names:
         return []  # names that nothing of what is kept refers to: rare, and not explained by this
+    asked = class_needs.needs(facts, [was for _, was, _ in found.changes])
     return [
         Fix(
             title=_title(found.changes),
             kind=FixKind.FILE,
-            applicability=Applicability.SAFE,
+            applicability=Applicability.MANUAL if asked else Applicability.SAFE,
+            note=f"The class asks for more than values: {'; '.join(asked)}." if asked else None,
             edits=(*_wrapped(facts, keep), MakePlain(tuple(found.changes), keep=keep)),
+            allow="plain-objects" if asked else None,
         )
     ]
 

@@ -577,6 +577,7 @@ def spec_of(
                 p["persistent"],
                 tuple(p["tied_with"]),
                 p["layout"],
+                p.get("value"),
             )
             for p in data.get("params", ())
         ),

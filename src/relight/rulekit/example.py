@@ -117,6 +117,7 @@ class Model:
         passed: Hyper_parameters that reach the constructor.
         strict_loading: As the class sets it.
         dtypes: Key to element type, for those that are not float32.
+        values: Key to base64 of the elements, for buffers that the constructor always makes alike.
         on_instance: Its script calls load_from_checkpoint on an object.
         kind: ``lightning``, ``datamodule``, or ``base`` for LightningModule itself.
         name: Class name.
@@ -136,6 +137,7 @@ class Model:
     passed: tuple[str, ...] = ()
     strict_loading: bool | None = None
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
     on_instance: bool = False
     kind: str = "lightning"
     name: str = "MyModel"

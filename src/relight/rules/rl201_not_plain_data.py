@@ -10,11 +10,17 @@ from relight.core.safety import Safety
 from relight.core.target import Intent, IntentCall
 from relight.facts import data, describe, imports, plain_copy, safety, unpickling
 from relight.facts.facts import Facts
-from relight.rulekit import Env, File, Fires, Obj, Phase, Ref, Rule, Silent
+from relight.rulekit import Env, File, Fires, Model, Obj, Phase, Ref, Rule, Silent
 
 _MOST_NAMES = 16
 _OLD = Env(packages={"torch": "2.5.1", "lightning": "2.5.6", "pytorch-lightning": "2.5.6"})
 _LONG4 = 0x8B
+_ASKS = """\
+class MyModel:
+    def __init__(self, args):
+        if isinstance(args, Namespace):
+            args = vars(args)
+"""
 
 
 def _np_scalar(module: str) -> Obj:
@@ -40,6 +46,7 @@ class NotPlainData(Rule):
     How to fix
     ----------
     Write a copy in which they are plain data that answers the same questions: a Namespace stays usable by attribute.
+    Where the class asks for more (``isinstance``, functions of OmegaConf), its line is shown, and it is done by name only.
     Or, for a file of your own, pass ``weights_only=False``, or allow exactly the names that the file needs: all of them
     are listed here, where torch names only the first. Hyper_parameters that are plain values never meet this.
 
@@ -152,6 +159,13 @@ class NotPlainData(Rule):
             name="a pickle of another protocol",
             file=File(protocol=4),
             cause="wrong-pickle-protocol",
+        ),
+        Fires(
+            name="a Namespace, and a class that asks whether it is one",
+            file=File(hparams={"args": Obj("argparse.Namespace", {"width": 8})}),
+            env=Env(sources={"models.py": _ASKS}),
+            model=Model(init=("args",)),
+            cause="wo-namespace",
         ),
         Silent(
             name="a pickle of another protocol, read without the safe unpickler",

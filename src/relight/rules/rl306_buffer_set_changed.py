@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from relight.core.edits import DropKeys
+from relight.core.edits import ComputeTensors, DropKeys
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind
 from relight.core.target import Intent
 from relight.facts import describe, snippets
@@ -115,6 +115,12 @@ class BufferSetChanged(Rule):
             cause="buffer-set-changed",
         ),
         Fires(
+            name="a new buffer, whose value the constructor always makes alike",
+            file=File(tensors=_NET),
+            model=Model(params={**_NET, "mean": (2,)}, buffers=("mean",), values={"mean": "AACAPwAAAEA="}),
+            cause="buffer-set-changed",
+        ),
+        Fires(
             name="an integer buffer that the model gave up",
             file=File(tensors={**_NET, "net.offsets": Tensor((4,), dtype="int64")}),
             model=Model(params=_NET),
@@ -165,6 +171,25 @@ class BufferSetChanged(Rule):
                     code=snippets.drop_keys(facts, e.unexpected),
                     edits=(DropKeys(e.unexpected),),
                     allow="drop-buffers",
+                )
+            )
+        values = {p.key: p for p in facts.spec.params if p.value is not None and p.shape is not None and p.dtype}
+        if e.missing and values.keys() >= set(e.missing):
+            fixes.append(
+                Fix(
+                    title="Add them to a copy, with the values that the model's constructor gives them:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.UNSAFE,
+                    edits=(
+                        ComputeTensors(
+                            tuple(
+                                (k, (), f"value:{values[k].value}", values[k].shape or (), values[k].dtype or "")
+                                for k in e.missing
+                            )
+                        ),
+                    ),
+                    allow="add-buffers",
+                    note="What they were in training, no file says.",
                 )
             )
         every = {k for other in facts.attribution.of(*_WHAT) for k in (*other.missing, *other.unexpected)}

@@ -130,6 +130,7 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
                 None if shape is None else tuple(shape),
                 "buffer" if key in model.buffers else "parameter",
                 tied_with=tied.get(key, ()),
+                value=model.values.get(key),
             )
             for key, shape in model.params.items()
         ),
