@@ -783,23 +783,23 @@ def load(
     if verdict is Safety.DANGEROUS:
         raise LoadError(origin, text.render(check(path), Style()))  # whatever the library would do with it
     loaded = LoadReport(origin=origin, class_name=cls.__name__)
+    asked: dict[str, Any] = {
+        "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file, "init": hparams,
+        "map_location": map_location if isinstance(map_location, str) else None, "types": real.type_names,
+    }  # fmt: skip
     if os.path.isdir(path):
         model: ModelT = _load_folder(real, origin, verdict)
     else:
         try:
             model = real.model(origin)
         except Exception as error:
-            asked: dict[str, Any] = {
-                "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file, "init": hparams,
-                "map_location": map_location if isinstance(map_location, str) else None, "types": real.type_names,
-            }  # fmt: skip
             model, loaded = _load_repaired(cls, origin, real, asked, allow, error)
             said = "; ".join(f"{what} {how}" for what, how in loaded.changes[:5])
             warnings.warn(f"{origin} was repaired in memory to be loaded: {said}", UserWarning, stacklevel=2)
     if prove:
         _prove(model, origin)
         loaded = replace(loaded, proved=True)
-    _loaded()[model] = loaded
+    _loaded()[model] = loaded, asked
     return model
 
 
@@ -841,7 +841,7 @@ def _prove(model: Any, origin: str) -> None:
 
 
 def report_of(model: object) -> LoadReport:
-    """What `load` did to load a model.
+    """What `load` did to load a model, and what `check` says of its file; where nobody has asked yet, it is asked now.
 
     Args:
         model: What it returned.
@@ -849,16 +849,49 @@ def report_of(model: object) -> LoadReport:
     Raises:
         UsageError: It was not loaded by `load`, in this process.
     """
+    from dataclasses import replace
+
     from relight.core.errors import UsageError
 
     try:
-        return _loaded()[model]
+        loaded, asked = _loaded()[model]
     except (KeyError, TypeError):
         raise UsageError("this model was not loaded by relight.load", "A copy of one is another model.") from None
+    if loaded.report is None and not os.path.isdir(loaded.origin):
+        loaded = replace(loaded, report=_report_on(model, loaded.origin, asked))
+        _loaded()[model] = loaded, asked
+    return loaded
+
+
+def _report_on(model: object, origin: str, question: Mapping[str, Any]) -> Report | None:
+    """What `check` says of a file and of the model that was loaded from it; None where it is not there any more."""
+    from relight.core.errors import SourceError
+    from relight.live.loading import downloaded, opened, target_here
+    from relight.reader.detect import read
+
+    try:
+        file = downloaded(origin) if origin.startswith("http") else origin
+        source = opened(file)
+    except SourceError:
+        return None
+    try:
+        asked = _Asked(
+            path=file,
+            environment=None,
+            intent="load",
+            select=None,
+            ignore=None,
+            baseline=None,
+            explain=False,
+            **question,
+        )
+        return asked.report(asked.facts(read(source), target_here(type(model), model)))
+    finally:
+        source.close()
 
 
 @functools.cache
-def _loaded() -> weakref.WeakKeyDictionary[Any, LoadReport]:
+def _loaded() -> weakref.WeakKeyDictionary[Any, tuple[LoadReport, Mapping[str, Any]]]:
     """What was loaded, as long as it is there; nothing is added to the models themselves, which are saved again."""
     import weakref
 
@@ -946,7 +979,10 @@ def _load_repaired(
             targets.append(described)
         if here is not checkpoint:
             report = asked.report(asked.facts(checkpoint, target))
-        raise LoadError(origin, text.render(report, Style())) from error
+        said = text.render(report, Style())
+        if not report.failed:  # then the cause is none that relight knows: the first line must not say that all is well
+            said = f"{origin} does not load: {type(error).__name__}: {error}\n\nNo cause is found in the file:\n{said}"
+        raise LoadError(origin, said) from error
     finally:
         source.close()
 

@@ -85,7 +85,9 @@ def test_load_where_nothing_is_wrong(folder):
     args = argparse.Namespace(**hparams)
     model = relight.load(nets_of_repairs.Net, "copy.ckpt", args=args)  # warnings are errors here
     assert model.head.out_features == 2
-    assert str(relight.report_of(model)) == "copy.ckpt: loaded into Net as it is"
+    told = relight.report_of(model)
+    assert str(told) == "copy.ckpt: loaded into Net as it is"
+    assert (told.repaired, told.report.verdict, told.report.findings) == (False, "loads", ())
     with pytest.raises(relight.UsageError, match="not loaded by relight"):
         relight.report_of(torch.nn.Linear(1, 1))
 
@@ -128,6 +130,25 @@ def test_a_class_that_no_other_process_can_find(folder):
     with pytest.raises(relight.LoadError, match=r"more  nn\.Linear") as caught:
         relight.load(Other, "model.ckpt")
     assert "Weights only load failed" in str(caught.value.__cause__), "what the file itself raised"
+
+
+def test_a_failure_that_is_not_the_files(folder):
+    """Where nothing is wrong with the file, what is said begins with what was raised, not with good news."""
+    import lightning
+
+    class Stubborn(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(1, 1)
+
+        def on_load_checkpoint(self, checkpoint):
+            raise OSError("no licence server")
+
+    state = {"head.weight": torch.ones(1, 1), "head.bias": torch.ones(1)}
+    torch.save({"pytorch-lightning_version": "2.6.6", "state_dict": state}, "fine.ckpt")
+    with pytest.raises(relight.LoadError) as caught:
+        relight.load(Stubborn, "fine.ckpt")
+    assert str(caught.value).startswith("fine.ckpt does not load: OSError: no licence server\n")
 
 
 def test_classes_that_the_caller_allows(folder):

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, assume, given, settings
@@ -16,7 +17,18 @@ from hypothesis import strategies as st
 from repairing import plan_of, repaired, rows
 
 from relight.core.checkpoint import Layout
-from relight.core.edits import AddNames, DropEntry, DropKeys, Edit, RenameKeys, SetDevice, SetEntry
+from relight.core.edits import (
+    AddNames,
+    ConvertTensors,
+    DropEntry,
+    DropKeys,
+    Edit,
+    MakePlain,
+    MoveEntry,
+    RenameKeys,
+    SetDevice,
+    SetEntry,
+)
 from relight.core.objects import mapping_get
 from relight.reader import open_checkpoint
 from relight.reader.pickle_vm import decode
@@ -24,7 +36,7 @@ from relight.reader.source import open_local
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import encode, lowered
 from relight.repair.rewriter import splice
-from relight.rulekit import File, Tensor
+from relight.rulekit import File, Obj, Tensor
 from relight.testing import write
 
 LONG = os.environ.get("RELIGHT_PROPERTIES") == "long"
@@ -149,6 +161,71 @@ def test_there_and_back(data, recipe):
         again = output.with_name("again.ckpt")
         repaired(path, again, RenameKeys(there))
         assert again.read_bytes() == output.read_bytes(), "the same plan on the same file gives the same bytes"
+
+
+@given(st.data(), files().filter(lambda f: not f.raw))
+@few(60)
+def test_whole_plans_there_and_back(data, recipe):
+    """Every kind of edit that has an inverse, several at once, and the inverse of all of them: the content is the first."""
+    with written(recipe) as (path, output):
+        before = rows(path)
+        names = sorted(before)
+        targets = data.draw(st.lists(keys, unique=True, min_size=len(names), max_size=len(names)))
+        rename = dict(zip(names, targets, strict=True))
+        turned = [k for k in names if len(before[k][1]) == 2 and data.draw(st.booleans())]
+        there: list[Edit] = [RenameKeys(tuple((a, b) for a, b in rename.items() if a not in turned))]
+        back: list[Edit] = [RenameKeys(tuple((b, a) for a, b in rename.items() if a not in turned))]
+        if turned:
+            shapes = {k: before[k][1] for k in turned}
+            there.append(ConvertTensors(tuple((rename[k], (k,), "transpose", shapes[k][::-1]) for k in turned)))
+            back.append(ConvertTensors(tuple((k, (rename[k],), "transpose", shapes[k]) for k in turned)))
+        kept = [k for k in names if k not in turned]
+        if kept and data.draw(st.booleans()):
+            there.append(AddNames(((kept[0], "a second name"),)))
+            back.append(DropKeys(("a second name",)))
+        if data.draw(st.booleans()):
+            there.append(MoveEntry(("epoch",), ("era",)))
+            back.append(MoveEntry(("era",), ("epoch",)))
+        if data.draw(st.booleans()):
+            there.append(SetEntry(("more",), data.draw(plain)))
+            back.append(DropEntry(("more",)))
+        devices = {row[4] for row in before.values()}
+        if len(devices) == 1 and data.draw(st.booleans()):
+            there.append(SetDevice("mps"))
+            back.append(SetDevice(devices.pop()))
+        repaired(path, output, *there)
+        home = output.with_name("home.ckpt")
+        repaired(output, home, *back)
+        assert rows(home) == before
+        old, new = open_checkpoint(path).root, open_checkpoint(home).root
+        for key in ("epoch", "names", "hyper_parameters"):
+            assert same_graph(lowered(mapping_get(old, key)), lowered(mapping_get(new, key)))
+        assert mapping_get(new, "more") is None
+        assert mapping_get(new, "era") is None
+
+
+# Objects that weights_only=True refuses, among plain values.
+objects = st.builds(
+    lambda values, name: Obj(name, values),
+    st.dictionaries(st.sampled_from(["lr", "width", "x y"]), plain, max_size=3),
+    st.sampled_from(["argparse.Namespace", "pytorch_lightning.utilities.parsing.AttributeDict"]),
+)
+
+
+@given(st.data(), files().filter(lambda f: not f.raw))
+@few(40)
+def test_twice_is_once(data, recipe):
+    """What such a plan says of the new file holds already: doing it again changes nothing."""
+    hparams = dict(recipe.hparams or {}, args=data.draw(objects))
+    with written(replace(recipe, hparams=hparams)) as (path, output):
+        edits = [SetEntry(("epoch",), data.draw(plain)), SetDevice("cpu"), MakePlain(objects=True)]
+        edits = [e for e in edits if data.draw(st.booleans())]
+        repaired(path, output, *edits)
+        again = output.with_name("again.ckpt")
+        repaired(output, again, *edits)
+        assert rows(again) == rows(output)
+        once, twice = open_checkpoint(output).root, open_checkpoint(again).root
+        assert same_graph(lowered(once), lowered(twice))
 
 
 @given(st.data(), files().filter(lambda f: not f.raw))

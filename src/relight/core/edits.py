@@ -499,7 +499,7 @@ class LoadReport:
         class_name: Class of the model.
         plan: What was changed in memory; None where the file was loaded as it is.
         changes: (what, how) of each change, for people.
-        report: What `check` says of the file as it is; None where it was loaded as it is, and nobody asked.
+        report: What `check` says of the file as it is and of the class; None where that cannot be asked.
         proved: Whether the model was asked what it answered when it was saved, and answered the same.
     """
 
