@@ -75,6 +75,7 @@ oracle-lightning-%: .venv-lightning-%/installed
 
 oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_matrix.py '$(CORPUS)'
+	$(BIN)/python scripts/check_layouts.py '$(CORPUS)'
 	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
 	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --table scripts/resumes.json
 

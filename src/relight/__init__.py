@@ -7,9 +7,11 @@ The functions have the names of the commands and give the same results:
 - `inspect` reads a checkpoint without executing anything in it.
 - `check` compares it with a model and an environment, and says why it will not load and what to do.
 - `rank_targets` does so with several models: which class was this?
-- `fix` writes a corrected copy and proves that it is one; `plan` says what it would do.
+- `fix` writes a corrected copy and proves that it is one; `plan` says what it would do, `undo` takes back what was
+  repaired in place.
 - `load` is ``load_from_checkpoint`` that repairs what is safe to repair, and says why where it cannot load; `report_of`
   says what it did.
+- `convert` writes it in another layout: safetensors, one file of a folder, today's torch of an old one.
 - `spec` describes a model as plain data, so that `check` works where there is no torch.
 - `map_keys` finds which tensor of a checkpoint belongs where in a model, and by which rules.
 - `diff` compares two checkpoints; `verify` reads every byte of one and compares its checksums.
@@ -29,6 +31,7 @@ from relight.core.version import __version__
 if TYPE_CHECKING:
     from relight.api import (
         check,
+        convert,
         diff,
         fix,
         inspect,
@@ -38,12 +41,15 @@ if TYPE_CHECKING:
         rank_targets,
         report_of,
         spec,
+        undo,
         verify,
         write_baseline,
     )
     from relight.core.checkpoint import Checkpoint
+    from relight.core.conversion import Conversion
     from relight.core.edits import LoadReport, Plan, Receipt
     from relight.core.errors import (
+        ConversionError,
         LoadError,
         MissingFact,
         RelightError,
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "relight.api",
+    "convert": "relight.api",
     "diff": "relight.api",
     "fix": "relight.api",
     "inspect": "relight.api",
@@ -70,11 +77,14 @@ _HOMES = {
     "report_of": "relight.api",
     "seal": "relight.api",
     "spec": "relight.api",
+    "undo": "relight.api",
     "verify": "relight.api",
     "with_manifest": "relight.manifest.plain",
     "write_baseline": "relight.api",
     "Checkpoint": "relight.core.checkpoint",
     "CheckpointManifest": "relight.manifest.callback",
+    "Conversion": "relight.core.conversion",
+    "ConversionError": "relight.core.errors",
     "Environment": "relight.core.target",
     "Finding": "relight.core.finding",
     "Fix": "relight.core.finding",
@@ -96,6 +106,8 @@ _HOMES = {
 __all__ = [
     "Checkpoint",
     "CheckpointManifest",
+    "Conversion",
+    "ConversionError",
     "Environment",
     "Finding",
     "Fix",
@@ -114,6 +126,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "check",
+    "convert",
     "diff",
     "fix",
     "inspect",
@@ -124,6 +137,7 @@ __all__ = [
     "report_of",
     "seal",
     "spec",
+    "undo",
     "verify",
     "with_manifest",
     "write_baseline",

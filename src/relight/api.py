@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias, TypeVar
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
+    from relight.core.conversion import Conversion
     from relight.core.edits import Edit, LoadReport, Plan, Receipt, Written
     from relight.core.safety import Safety
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
@@ -514,7 +515,7 @@ def plan(report: Report, *, allow: Sequence[str] = ()) -> Plan:
 
 def fix(
     path: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None,
     *,
     target: str | ModelSpec | type | Callable[..., object] | None = None,
     environment: Environment | Mapping[str, str] | str | None = None,
@@ -527,6 +528,7 @@ def fix(
     allow: Sequence[str] = (),
     plan: Plan | None = None,
     prove: str = "load",
+    in_place: bool = False,
     progress: Callable[[int], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Receipt:
@@ -537,7 +539,7 @@ def fix(
 
     Args:
         path: The checkpoint; it is only read.
-        output: The copy; nothing may be there.
+        output: The copy; nothing may be there. None goes with ``in_place``.
         target: What it is loaded into, as for `check`.
         environment: Where, as for `check`.
         intent: How, as for `check`.
@@ -549,6 +551,9 @@ def fix(
         allow: Names of fixes that are not taken unasked.
         plan: A plan for this very file; None makes one from what `check` finds.
         prove: ``load``; ``bytes`` also compares every byte of untouched tensors; ``read`` does not load.
+        in_place: Append to the file itself, where only names and values in its pickle change: its old bytes stay, so
+            that `undo` takes it back. Refused where it could hurt: links, files of several names, read-only files, and
+            repairs for safety's sake.
         progress: Called with the number of bytes written, and then with those read again, since the last call.
         announce: Called with one line before something slow starts.
 
@@ -564,15 +569,23 @@ def fix(
     from dataclasses import replace
 
     from relight.core.errors import NothingToRepair, RepairError, UsageError
+    from relight.repair import in_place as inplace
     from relight.repair import planner, proof
     from relight.repair.copying import refuse_existing
     from relight.repair.rewriter import digest_of, rewrite
 
-    source, copy = os.fspath(path), os.fspath(output)
+    source = os.fspath(path)
+    if in_place == (output is not None):
+        raise UsageError("in place there is no other file to write" if in_place else "there is no name for the copy")
+    copy = source if output is None else os.fspath(output)
     environment = _destination(environment)
     if prove not in ("load", "bytes", "read"):
         raise UsageError(f"unknown proof {prove!r}", "One of load, bytes, read.")
-    refuse_existing(copy, source)
+    if not in_place:
+        refuse_existing(copy, source)
+    healed = inplace.heal(source)
+    if healed and announce is not None:
+        announce(f"{source}: {healed}")
 
     def ask(file: str, really: str | None = None) -> tuple[Report, Target | None]:
         return _ask(
@@ -596,10 +609,14 @@ def fix(
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
+    old = inspect(source) if in_place else None
 
     def prove_it(written: Written) -> None:
         """Before the copy has its name: nobody ever finds one there that was not proved."""
-        checks = proof.compared(written, source, whole=prove == "bytes", progress=progress)
+        if old is not None:
+            checks = inplace.compared(source, written, old)
+        else:
+            checks = proof.compared(written, source, whole=prove == "bytes", progress=progress)
         reason = "" if prove != "read" else "--prove read"
         if not reason and os.path.getsize(written.path) > _LOADED_UNASKED and prove != "bytes":
             reason = "it is large; --prove bytes loads it all the same"
@@ -613,10 +630,19 @@ def fix(
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.holds:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
-            raise RepairError(source, f"no copy, the proof fails: {failed}".replace(written.path, copy))
+            outcome = "no copy" if old is None else "it is what it was"
+            raise RepairError(source, f"{outcome}, the proof fails: {failed}".replace(written.path, copy))
         receipts.append(receipt)
 
-    written = rewrite(plan, source, copy, progress=progress, announce=announce, prove=prove_it)
+    if old is None:
+        written = rewrite(plan, source, copy, progress=progress, announce=announce, prove=prove_it)
+    else:
+        written = inplace.rewrite_in_place(plan, source, old)
+        try:
+            prove_it(written)
+        except BaseException:
+            inplace.undo(source)
+            raise
     return replace(receipts[0], written=written)
 
 
@@ -713,6 +739,84 @@ def seal(
             os.unlink(copy)
         raise
     return receipt
+
+
+def undo(path: str | os.PathLike[str]) -> int:
+    """Take back the last repair in place: the file is then, byte for byte, what it was before.
+
+    Args:
+        path: A file that `fix` repaired with ``in_place``.
+
+    Returns:
+        Its size.
+
+    Raises:
+        SourceError: It cannot be opened.
+        RepairError: It was not repaired in place.
+    """
+    from relight.repair import in_place
+
+    return in_place.undo(os.fspath(path))
+
+
+def convert(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    to: str | None = None,
+    rest: bool = True,
+    only: str | None = None,
+    prove: str = "read",
+    salvage: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Conversion:
+    """Write what a checkpoint holds in another layout, and prove it; what is read is never changed.
+
+    The new files are read again and compared with the source, tensor by tensor. Where that fails, there are none.
+
+    Args:
+        path: A checkpoint: a file of torch of any age, safetensors, or a folder of shards.
+        output: The new file; nothing may be there.
+        to: ``torch`` or ``safetensors``; None goes by the name of the new file.
+        rest: Whether what safetensors cannot hold is written beside it, as ``NAME.rest.json``: converting the new file
+            then gives the whole checkpoint back.
+        only: ``weights`` leaves out all but the state_dict.
+        prove: ``read`` compares checksums where the source records them, and bytes elsewhere; ``bytes`` compares bytes.
+        salvage: Whether a file that is cut off or whose bytes have changed is converted as far as it is intact; what is
+            not is listed in the receipt.
+        progress: Called with the number of bytes written since the last call.
+
+    Returns:
+        The receipt.
+
+    Raises:
+        SourceError: The path cannot be opened.
+        UsageError: An argument does not make sense.
+        ConversionError: It is damaged or incomplete, cannot be written so, or the proof fails. Then nothing is written.
+    """
+    from relight.core.errors import UsageError
+    from relight.reader.remote import is_url
+    from relight.repair import converting
+
+    for name, value, known in (
+        ("to", to, (None, "torch", "safetensors")),
+        ("only", only, (None, "weights")),
+        ("prove", prove, ("read", "bytes")),
+    ):
+        if value not in known:
+            raise UsageError(f"unknown {name} {value!r}", f"One of {', '.join(k for k in known if k is not None)}.")
+    if is_url(os.fspath(path)):
+        raise UsageError("convert reads every byte, and does not fetch them", "Download the file first.")
+    return converting.convert(
+        os.fspath(path),
+        os.fspath(output),
+        to=to,
+        rest=rest,
+        only=only,
+        whole=prove == "bytes",
+        salvage=salvage,
+        progress=progress,
+    )
 
 
 def load(

@@ -167,3 +167,27 @@ def test_a_bar_where_it_takes_long(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with options.late_bar(100, "writing", quiet=False) as update:
         assert update is None
+
+
+def test_in_place_and_back(relight, demo):
+    before = (demo / "trained.ckpt").read_bytes()
+    assert relight.says("fix", "trained.ckpt", "--target", "renamed.spec.json", "--in-place") == snapshot("""\
+trained.ckpt: written, 1 change, proved
+  head  -> classifier  (2 tensors)
+  6 tensors are what they were: 24 storages lie where they lay.
+  Checked again: no findings. Not loaded: the target is described, not there.
+""")
+    assert (demo / "trained.ckpt").read_bytes().startswith(before)
+    assert relight.says("check", "trained.ckpt", "--target", "renamed.spec.json").startswith("trained.ckpt: loads")
+    assert relight.says("fix", "trained.ckpt", "--undo") == snapshot("trained.ckpt: what it was, 10,395 bytes\n")
+    assert (demo / "trained.ckpt").read_bytes() == before
+    assert relight.refuses("fix", "trained.ckpt", "--undo") == snapshot(
+        "relight: cannot repair trained.ckpt: it was not repaired in place: there is nothing to take back\n"
+    )
+    both = relight.refuses("fix", "trained.ckpt", "--target", "renamed.spec.json", "--in-place", "-o", "x.ckpt")
+    assert "--in-place and -o exclude each other" in both
+    injected = ("fix", "injected.ckpt", "--target", "injected.spec.json", "--allow", "drop-object", "--in-place")
+    assert relight.refuses(*injected) == (
+        "relight: cannot repair injected.ckpt: not in place: what is to go would stay in the file: a repair for safety's "
+        "sake is a new file. -o writes a new file\n"
+    )

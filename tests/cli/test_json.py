@@ -26,7 +26,8 @@ from relight.testing.harness import target_of
 
 SCHEMAS = DEMO.parents[1] / "report" / "schemas"
 NAMES = (
-    "baseline", "check", "diff", "fix", "inspect", "map", "plan", "rule", "rules", "spec", "targets", "tensor", "verify",
+    "baseline", "check", "convert", "diff", "fix", "inspect", "map", "plan", "rule", "rules", "sidecar", "spec", "targets",
+    "tensor", "verify",
 )  # fmt: skip
 SPECS = sorted(p.name for p in DEMO.glob("*.spec.json"))
 FILES = sorted(p.name for p in DEMO.glob("*.ckpt"))
@@ -346,13 +347,27 @@ def test_plan_and_receipt(relight, demo):
     assert package.check("copy.ckpt", target="renamed.spec.json").verdict.value == "loads"
 
 
+# ---------------------------------------------------------------- convert
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f != "download.ckpt"])  # which is a web page
+def test_convert(relight, demo, file):
+    done = strictly(relight.says("convert", file, "w.safetensors", "--format", "json"))
+    assert valid("convert", done) == []
+    assert done["source"] == {"path": file, "layout": done["source"]["layout"], "bytes": (demo / file).stat().st_size}
+    assert [o["bytes"] for o in done["outputs"]] == [(demo / o["path"]).stat().st_size for o in done["outputs"]]
+    assert valid("sidecar", strictly((demo / "w.rest.json").read_text())) == []
+
+
 # ---------------------------------------------------------------- the schemas can say no
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_schema_refuses_what_it_does_not_know(relight, name):
+def test_a_schema_refuses_what_it_does_not_know(relight, demo, name):
     text = {
         "baseline": lambda: written_baseline(relight),
+        "convert": lambda: relight("convert", "trained.ckpt", "w.safetensors", "--format", "json").out,
+        "sidecar": lambda: (relight("convert", "trained.ckpt", "w.safetensors"), (demo / "w.rest.json").read_text())[1],
         "check": lambda: relight("check", "trained.ckpt", "--target", "grown.spec.json", "--format", "json").out,
         "inspect": lambda: relight("inspect", "trained.ckpt", "--format", "json").out,
         "spec": lambda: (DEMO / "trained.spec.json").read_text(),

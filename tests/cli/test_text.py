@@ -594,15 +594,16 @@ Commands:
   explain  Explain a finding: its page, by name or code.
 
 More:
-  run     Run a program; if a checkpoint does not load in it, say why.
-  map     Which tensor of a checkpoint belongs where in a model, and by which
-          rules.
-  diff    What differs between two checkpoints.
-  verify  Read every byte once and compare checksums; find NaN and Inf.
-  seal    Add a manifest to a copy of a file that has none.
-  spec    Describe a model as JSON, to check against without torch.
-  rules   List all rules.
-  demo    Diagnose the bundled broken checkpoints.
+  run      Run a program; if a checkpoint does not load in it, say why.
+  convert  Write it in another layout: safetensors, one file of a folder, ...
+  map      Which tensor of a checkpoint belongs where in a model, and by which
+           rules.
+  diff     What differs between two checkpoints.
+  verify   Read every byte once and compare checksums; find NaN and Inf.
+  seal     Add a manifest to a copy of a file that has none.
+  spec     Describe a model as JSON, to check against without torch.
+  rules    List all rules.
+  demo     Diagnose the bundled broken checkpoints.
 
   Nothing in a checkpoint is executed or imported. Your own class is, in a
   child process.

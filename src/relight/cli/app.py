@@ -19,6 +19,7 @@ _COMMANDS = {
     "inspect": "What is inside a checkpoint, read without executing it.",
     "explain": "Explain a finding: its page, by name or code.",
     "run": "Run a program; if a checkpoint does not load in it, say why.",
+    "convert": "Write it in another layout: safetensors, one file of a folder, ...",
     "map": "Which tensor of a checkpoint belongs where in a model, and by which rules.",
     "diff": "What differs between two checkpoints.",
     "verify": "Read every byte once and compare checksums; find NaN and Inf.",

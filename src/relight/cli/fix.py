@@ -37,6 +37,10 @@ from relight.core.errors import UsageError
     help="Write it for these versions instead of those here, as lightning==1.9.5; repeatable.",
 )
 @click.option("-o", "--output", metavar="FILE", help="The copy; nothing may be there.  [default: FILE.fixed]")
+@click.option(
+    "--in-place", is_flag=True, help="Append to FILE itself, where only names and values in its pickle change."
+)
+@click.option("--undo", is_flag=True, help="Take back the last repair of FILE in place, byte for byte.")
 @click.option("--allow", metavar="NAME", multiple=True, help="Do what is not done unasked, by its name; repeatable.")
 @click.option("--plan-only", is_flag=True, help="Say what would be done, and write nothing.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Do what a plan says that --plan-only --format json wrote.")
@@ -59,6 +63,8 @@ def command(
     intent: str,
     to: tuple[str, ...],
     output: str | None,
+    in_place: bool,
+    undo: bool,
     allow: tuple[str, ...],
     plan_only: bool,
     plan_file: str | None,
@@ -73,7 +79,7 @@ def command(
     color: str,
     quiet: bool,
 ) -> int:
-    """Write a corrected copy of FILE, and prove that it is one. FILE itself is only read.
+    """Write a corrected copy of FILE, and prove that it is one. FILE itself is only read, unless --in-place is given.
 
     The copy is read again, diagnosed again, compared with FILE tensor by tensor, and really loaded into the target. If
     any of that fails, there is no copy.
@@ -97,17 +103,22 @@ def command(
         "hparams_file": hparams_file,
         "announce": options.announcer(quiet),
     }
+    if undo:
+        click.echo(f"{path}: what it was, {api.undo(path):,} bytes")
+        return 0
+    if in_place and output is not None:
+        raise click.UsageError("--in-place and -o exclude each other")
     if plan_only:
         report = api.check(path, **settings)
         made = api.plan(report, allow=allow)
         options.emit(options.as_json(made.to_dict()) if format_ == "json" else fix_text.plan(made, style), None)
         return 0 if made.edits else EXIT_FINDINGS
     given = None if plan_file is None else _read(plan_file)
-    if output is None:
+    if output is None and not in_place:
         output = Question(path=path).fixed_path()
     total = os.path.getsize(path) if os.path.isfile(path) else 0
 
-    run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, **settings)
+    run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, in_place=in_place, **settings)
     try:
         with options.late_bar(2 * total, "writing and reading again", quiet) as update:
             receipt = run(progress=update)

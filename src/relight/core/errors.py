@@ -66,6 +66,13 @@ class NothingToRepair(RepairError):
     """There is nothing that a repair would do unasked."""
 
 
+class ConversionError(RepairError):
+    """A checkpoint cannot be written in another layout; nothing was written."""
+
+    def __str__(self) -> str:
+        return f"cannot convert {self.path}: {self.reason}"
+
+
 class LoadError(RelightError):
     """A checkpoint does not load; the text is the whole report, the cause what the library raised.
 

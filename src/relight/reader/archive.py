@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from relight.core.checkpoint import Problem, ProblemKind, Record, Span
 from relight.reader.limits import Limits
-from relight.reader.source import ByteSource, LocalSource, MemorySource
+from relight.reader.source import ByteSource, LocalSource, MemorySource, SliceSource
 from relight.reader.zip_directory import LOCAL, Directory, Entry, read_directory
 
 _ENCRYPTED, _DESCRIPTOR = 0x0001, 0x0008
@@ -23,6 +23,10 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _WINDOW = 256 << 10  # local headers that lie close together are read together
 _ALIGNMENT = 64
 _MANY_PROBLEMS = 200
+_MANY_VERSIONS = 16
+# A field of relight's own in the local header of a data.pkl that `relight fix --in-place` appended: the size of the file
+# before. The old bytes stay in front, so that the file can be cut back to what it was.
+APPENDED = b"RL\x08\x00"
 # Steps up, absolute names, other separators, and what a terminal or a C program would not take as part of a name.
 _ODD_NAME = re.compile(rb"[\x00-\x1f\x7f\\]|^/|(?:^|/)\.\.(?:/|$)")
 _DESCRIPTOR_SIZES = frozenset((0, 12, 16, 20, 24))
@@ -42,9 +46,10 @@ class Archive:
         doubles: Records that the directory names again, or that only a local header names: what other readers see.
         problems: What is wrong.
         usable: Whether the directory could be read.
+        before: Size of the file before it was repaired in place; 0 where it was not.
     """
 
-    def __init__(self, source: ByteSource, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, limits: Limits, *, version: int = 0) -> None:
         self.source = source
         self.limits = limits
         self.root = ""
@@ -53,6 +58,8 @@ class Archive:
         self.doubles: list[Record] = []
         self.problems: list[Problem] = []
         self.usable = False
+        self.before = 0
+        self._version = version
         self._inflated = 0
         self._compressed: list[str] = []
         self._folded: dict[str, str] = {}
@@ -60,7 +67,7 @@ class Archive:
         self._offsets: dict[str, int] = {}
         # Asking a distant source for every local header would cost a request each; those of records that are read
         # come with the record.
-        self._near = isinstance(source, (LocalSource, MemorySource))
+        self._near = isinstance(source, (LocalSource, MemorySource)) or version > 0
         directory = read_directory(source, limits, self.problems)
         if directory is not None:
             self.usable = True
@@ -103,7 +110,15 @@ class Archive:
                 record=self._compressed[0],
             )
         if self._near:
-            self._find_holes(sorted(used), directory)
+            used.sort()
+            earlier = self._earlier(directory)
+            if earlier is not None:
+                # What the earlier version held is judged there; its data.pkl is still seen by who reads from the front.
+                self.doubles += [r for n, r in earlier.records.items() if self.records.get(n) != r]
+                self.doubles += earlier.doubles
+                self.before = earlier.source.size
+                used = [u for u in used if u[0] >= self.before]
+            self._find_holes(used, directory, self.before)
 
     def _short(self, name: str) -> str:
         return name[len(self.root) + 1 :] if self.root and name.startswith(self.root + "/") else name
@@ -200,9 +215,31 @@ class Archive:
         used.append((at, span.end, name))
         return span
 
-    def _find_holes(self, used: list[tuple[int, int, str]], directory: Directory) -> None:
+    def _earlier(self, directory: Directory) -> Archive | None:
+        """The archive that this one was before it was repaired in place; None where that is not what it is.
+
+        It has to be a sound archive by itself, and every record but the new ones has to be where it was.
+        """
+        entry = next((e for e in reversed(directory.entries) if self._short(e.name) == "data.pkl"), None)
+        if entry is None or directory.shift or self._version >= _MANY_VERSIONS:
+            return None
+        size = entry.offset
+        head = self.source.read(size, 30)
+        if not 0 < size < self.source.size or len(head) < 30:
+            return None
+        names, extras = _LOCAL_HEADER.unpack(head)[9:]
+        if APPENDED + struct.pack("<Q", size) not in self.source.read(size + 30 + names, extras):
+            return None
+        earlier = Archive(SliceSource(self.source, 0, size, self.source.name), self.limits, version=self._version + 1)
+        sound = earlier.usable and all(p.kind is ProblemKind.COMPRESSED_RECORDS for p in earlier.problems)
+        if not sound or earlier.root != self.root:
+            return None
+        kept = [r for r in self.records.values() if r.span.start < size]
+        return earlier if all(earlier.records.get(r.name) == r for r in kept) else None
+
+    def _find_holes(self, used: list[tuple[int, int, str]], directory: Directory, start_at: int) -> None:
         """Records that overlap, and bytes between them that belong to none: a place that other readers may see."""
-        position, last = directory.shift, "the start"
+        position, last = start_at or directory.shift, "the start"
         for start, end, name in (*used, (directory.start, directory.start, "the directory")):
             if start < position:
                 if last != "the start":

@@ -17,7 +17,7 @@ from relight.core.objects import Call, DictNode, ObjectPath, Value, mapping_get,
 from relight.reader import safetensors
 from relight.reader.folder import Folder, plain_name
 from relight.reader.pickle_vm import decode
-from relight.reader.source import ByteSource, LocalSource
+from relight.reader.source import LocalSource, SliceSource
 from relight.reader.tensors import dtype_of, sizes_of
 
 _PREFIXES = ("state_dict.", "model.", "module.")
@@ -33,29 +33,6 @@ class _Item:
     file: str
     offset: int
     length: int
-
-
-class SliceSource:
-    """A part of a source, as a source."""
-
-    def __init__(self, source: ByteSource, start: int, length: int, name: str) -> None:
-        self.name = name
-        self.size = length
-        self.bytes_read = 0
-        self.requests = 0
-        self._source = source
-        self._start = start
-
-    def read(self, start: int, length: int) -> bytes:
-        """The bytes of a range; fewer where the part ends before."""
-        start = max(start, 0)
-        data = self._source.read(self._start + start, max(min(length, self.size - start), 0))
-        self.bytes_read += len(data)
-        self.requests += 1
-        return data
-
-    def close(self) -> None:
-        """The source stays open."""
 
 
 def read(folder: Folder) -> Checkpoint:

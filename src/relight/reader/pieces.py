@@ -112,6 +112,14 @@ def read(folder: Folder, names: list[str]) -> Checkpoint:
     )
 
 
+def placed(folder: Folder, names: list[str]) -> tuple[dict[str, list[_Piece]], dict[str, Checkpoint]]:
+    """Where every piece of every tensor is, and the files that hold them, for putting them together."""
+    found = _Pieces()
+    for name in names:
+        _look(folder, name, found)
+    return found.by_key, found.files
+
+
 def _summary(found: _Pieces, names: list[str]) -> str:
     pieces = sum(len(p) for p in found.by_key.values())
     shards = {m.group(1) for m in map(_NAME.match, names) if m is not None} - {None}

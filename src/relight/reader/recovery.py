@@ -106,7 +106,9 @@ def _forward(source: ByteSource, wanted: Mapping[str, int], limit: int) -> Itera
         if flags & _HAS_DESCRIPTOR and not stored:
             end = _descriptor(source, body, wanted.get(name))
             length = (source.size if end is None else end) - body
-            yield Record(name, Span(body, length), length, method == 8, None)
+            said = b"" if end is None else source.read(end, 8)  # the checksum stands behind the data as well
+            known = int.from_bytes(said[4:], "little") if len(said) == 8 and said.startswith(DESCRIPTOR) else 0
+            yield Record(name, Span(body, length), length, method == 8, known or None)
             if end is None:
                 return
             position = end + _descriptor_length(source, end)

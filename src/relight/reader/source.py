@@ -157,6 +157,29 @@ class StreamSource:
         self._stream.close()
 
 
+class SliceSource:
+    """A part of a source, as a source."""
+
+    def __init__(self, source: ByteSource, start: int, length: int, name: str) -> None:
+        self.name = name
+        self.size = length
+        self.bytes_read = 0
+        self.requests = 0
+        self._source = source
+        self._start = start
+
+    def read(self, start: int, length: int) -> bytes:
+        """The bytes of a range; fewer where the part ends before."""
+        start = max(start, 0)
+        data = self._source.read(self._start + start, max(min(length, self.size - start), 0))
+        self.bytes_read += len(data)
+        self.requests += 1
+        return data
+
+    def close(self) -> None:
+        """The source stays open."""
+
+
 def open_local(path: str | os.PathLike[str]) -> LocalSource:
     """The file that a user named.
 

@@ -155,6 +155,13 @@ class TensorReader:
             return Refusal("its shape or stride is no list of counts")
         if offset.__class__ is not int or not isinstance(offset, int) or offset < 0:
             return Refusal("its offset is no count")
+        view = source.pid[5] if isinstance(source.pid, tuple) and len(source.pid) == 6 else None
+        if view is not None:
+            # Before torch 0.4, a storage could be a part of another: (key, first element, elements).
+            if not isinstance(view, tuple) or len(view) != 3 or not all(type(n) is int and n >= 0 for n in view[1:]):
+                return Refusal("its storage is no part of another that makes sense")
+            assert isinstance(view[1], int)
+            offset += view[1]
         if len(size) > self.limits.rank:
             return Refusal(f"it has {len(size):,} dimensions", "rank")
         storage = self.storages.get(claim.key)

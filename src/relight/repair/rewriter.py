@@ -164,6 +164,40 @@ def splice(plan: Plan, source: ByteSource, *, checkpoint: Checkpoint | None = No
         return out, _Pickled(source, found, plan.edits, archive).emit(out, None)
 
 
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """What a plan makes of a file, before anything is written.
+
+    Attributes:
+        pickle: The new one.
+        made: Whether storages are written anew.
+        kept: Records that the new version has, by name.
+        written: What would be done.
+    """
+
+    pickle: bytes
+    made: bool
+    kept: frozenset[str]
+    written: Written
+
+
+def drafted(plan: Plan, path: str, *, checkpoint: Checkpoint | None = None) -> Drafted:
+    """What a plan makes of an archive of torch.save.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        RepairError: The plan does not fit the file, or the file is no archive.
+    """
+    source = LocalSource(path)
+    try:
+        with _opened(plan, source, checkpoint) as (found, archive):
+            if archive is None or found.layout is not Layout.TORCH_ZIP:
+                raise RepairError(path, f"its layout is {found.layout.value}")
+            return _Pickled(source, found, plan.edits, archive).drafted()
+    finally:
+        source.close()
+
+
 def digest_of_source(source: ByteSource) -> str:
     """`digest_of`, of what is open already."""
     return _digest(source, Archive(source, DEFAULT_LIMITS) if source.read(0, 4) == _LOCAL else None)
@@ -287,6 +321,13 @@ class _Pickled:
         again = decode(data, limits=DEFAULT_LIMITS)
         return not again.problems and again.stream.end == len(data) and same_graph(again.value, self.edited.root)
 
+    def drafted(self) -> Drafted:
+        """The new pickle, and what stays of the records."""
+        draft = self._draft()
+        self._plan_parts(draft)
+        written = self._written(draft, copied=0, rewritten=1, nbytes=0, pairs=[])
+        return Drafted(draft.pickle, bool(self.edited.storages), frozenset(p.name for p in draft.parts), written)
+
     def emit(self, target: Sink, progress: Progress | None) -> Written:
         """The new file, piece by piece; what was done, which does not know its name."""
         draft = self._draft()
@@ -314,6 +355,11 @@ class _Pickled:
                     pairs.append((part.name, part.old))
             sums.append(f"{part.name} {crc}")
         out.close()
+        return self._written(draft, copied=copied, rewritten=rewritten, nbytes=nbytes, pairs=pairs)
+
+    def _written(
+        self, draft: _Draft, *, copied: int, rewritten: int, nbytes: int, pairs: list[tuple[str, str]]
+    ) -> Written:
         changes, untouched = self._changes()
         return Written(
             path="",

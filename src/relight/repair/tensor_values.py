@@ -208,6 +208,8 @@ def _laid_out(view: View, read: Callable[[TensorEntry, int, int], bytes]) -> byt
     for n, s in outer:
         starts = [at + i * s for at in starts for i in range(n)]
     n, s = last
+    if s == 0:  # expanded: one element stands for all of them
+        return b"".join(block[at * size : (at + 1) * size] * n for at in starts)
     if s == 1:
         return b"".join(block[at * size : (at + n) * size] for at in starts)
     out = bytearray(count * size)

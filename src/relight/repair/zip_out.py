@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 
 from relight.reader.source import ByteSource
 from relight.repair.copying import BUFFER, Progress
@@ -84,6 +85,24 @@ class ZipOut:
             self._flush()
             self._target.copy(source, start, length, self.position, progress)
             self.position += length
+        self._finish(name, offset, length, crc)
+        return crc
+
+    def stream(self, name: str, length: int, chunks: Iterable[bytes], progress: Progress | None = None) -> int:
+        """Write a record whose bytes are made on the way; its checksum.
+
+        Raises:
+            OSError: They are not as many as was said.
+        """
+        offset = self._begin(name, length)
+        crc, left = 0, length
+        for data in chunks:
+            crc, left = zlib.crc32(data, crc), left - len(data)
+            self._write(data)
+            if progress is not None:
+                progress(len(data))
+        if left:
+            raise OSError(5, f"{abs(left):,} bytes too {'few' if left > 0 else 'many'} for {name}")
         self._finish(name, offset, length, crc)
         return crc
 

@@ -1,7 +1,8 @@
 """Copy what the reader's tests use out of the full corpus: ``python copy_from_corpus.py CORPUS CROSSWALK``.
 
 Files are copied as they are. ``expected.json`` keeps of each record the names in the pickle and every tensor;
-``broken.json`` of each broken file what the right answers about it are.
+``broken.json`` of each broken file what the right answers about it are; ``folders.json`` of each folder what the framework
+that wrote it makes of its weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ BROKEN = (
     "torch_export.pt2.ckpt", "torchscript.ckpt", "trailing_garbage.ckpt", "truncated_25.ckpt", "truncated_50.ckpt",
     "truncated_last1.ckpt", "xml_s3_error.ckpt", "zipped_once_more.ckpt",
 )  # fmt: skip
+FOLDERS = ("E22/deepspeed_zero2.ckpt", "E22/deepspeed_zero2_bf16.ckpt", "E22/deepspeed_zero3.ckpt",
+           "E22/dcp_lightning_state.dcp", "E26/model_parallel_sharded.ckpt")  # fmt: skip
 ANSWERS = ("accept", "verdict", "verdict_resume", "safety", "safety_accept", "recoverable", "recoverable_accept",
            "empty_is_right", "shows_in")  # fmt: skip
 
@@ -36,6 +39,16 @@ def main() -> None:
         shutil.copyfile(source, HERE / "checkpoints" / short)
         whole = json.loads(Path(f"{source}.json").read_text())
         expected[short] = {k: whole[k] for k in ("container", "pickle_globals", "state_dict", "storage_locations")}
+    truths = {}
+    for name in FOLDERS:
+        source = corpus / "checkpoints" / name
+        shutil.copytree(
+            source, HERE / "folders" / source.stem, ignore=shutil.ignore_patterns("*.py"), dirs_exist_ok=True
+        )
+        truth = source.with_name(f"{source.stem}.truth.json")
+        whole = json.loads((truth if truth.exists() else Path(f"{source}.json")).read_text())
+        truths[source.stem] = whole.get("full_state_dict") or whole["consolidated_state_dict"]
+    (HERE / "folders.json").write_text(json.dumps(truths, separators=(",", ":"), sort_keys=True) + "\n")
     for name in BROKEN:
         shutil.copyfile(corpus / "broken" / name, HERE / "broken" / name)
     known = json.loads(Path(sys.argv[2]).read_text())["broken"]

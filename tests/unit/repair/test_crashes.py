@@ -15,8 +15,9 @@ from repairing import plan_of, repaired, rows
 
 from relight.core.edits import RenameKeys
 from relight.core.errors import RepairError
+from relight.repair.converting import convert
 from relight.repair.rewriter import rewrite
-from relight.rulekit import File
+from relight.rulekit import File, Tensor
 from relight.testing import write
 
 RENAME = RenameKeys((("net.weight", "head.weight"),))
@@ -181,3 +182,56 @@ def test_holes_stay_holes(tmp_path):
     os.close(source)
     os.close(target)
     assert file.exists()
+
+
+# The same for convert: kills itself at the n-th call that changes something on the disk.
+CONVERT = """
+import os, signal, sys, tempfile
+from relight.repair.converting import convert
+left = int(sys.argv[3])
+def deadly(function):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+for name in ("pwrite", "copy_file_range", "sendfile", "fsync", "fchmod", "ftruncate", "replace"):
+    if hasattr(os, name):
+        setattr(os, name, deadly(getattr(os, name)))
+tempfile.mkstemp = deadly(tempfile.mkstemp)
+convert(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_conversions_killed_at_every_step(suffix, tmp_path):
+    """The file that was asked for comes last: where it is, all that belongs to it is there and whole."""
+    file = write(File(tensors={"w": (300, 300)}, extra={"opt": Tensor((300, 300))}), tmp_path / "model.ckpt")
+    before = file.read_bytes()
+    program = tmp_path / "program.py"
+    program.write_text(CONVERT)
+    done = 0
+    for number in range(1, 100):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        output = folder / f"out.{suffix}"
+        command = [sys.executable, str(program), str(file), str(output), str(number)]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert file.read_bytes() == before
+        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+        if output.exists():
+            assert names == ({"out.ckpt"} if suffix == "ckpt" else {f"out.{s}" for s in REST})
+            assert convert(str(output), str(folder / "again.ckpt")).proved
+        else:
+            assert names <= {"out.rest.json", "out.rest.safetensors"}
+        if run.returncode == 0:
+            break
+        assert run.returncode == -signal.SIGKILL, run.stderr
+        done += 1
+    assert done >= 6
+    assert output.exists()
+
+
+REST = ("safetensors", "rest.json", "rest.safetensors")

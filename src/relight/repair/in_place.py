@@ -1,0 +1,396 @@
+"""``relight fix --in-place``: a new data.pkl and a new directory behind the old end of the file, whose bytes all stay.
+
+The order of writing makes every interruption harmless: a journal says how large the file was before anything is
+appended; the end record, without which no reader finds the new version, comes last. Whoever starts next and finds a
+journal cuts the file back, or drops the journal where all of it is there. Because the old bytes stay, `undo` is a cut as
+well; and because they stay, nothing that must not stay in a file is ever repaired in this way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relight.core.checkpoint import Checkpoint, Layout
+from relight.core.edits import MakePlain, Plan, Written
+from relight.core.errors import RepairError
+from relight.core.safety import Safety
+from relight.facts.safety import safety
+from relight.reader import DEFAULT_LIMITS, open_checkpoint
+from relight.reader.archive import APPENDED, Archive
+from relight.reader.source import LocalSource
+from relight.reader.zip_directory import read_directory
+from relight.repair.copying import write_all
+from relight.repair.rewriter import digest_of, drafted
+
+SCHEMA = "relight/journal/1"
+_ALIGNMENT = 64
+_TAIL = 64 << 10
+_ID = ".data/serialization_id"
+_NARROW = 0xFFFFFFFF
+
+
+def journal_of(path: str) -> str:
+    """Where the journal of a file is while it is written."""
+    return f"{path}.relight-journal"
+
+
+def rewrite_in_place(plan: Plan, path: str, checkpoint: Checkpoint | None = None) -> Written:
+    """Repair a file by appending to it.
+
+    Args:
+        plan: What changes.
+        path: The file.
+        checkpoint: What was read of it, where that was done already.
+
+    Returns:
+        What was done.
+
+    Raises:
+        SourceError: It cannot be opened.
+        RepairError: It could hurt, the plan does not fit, or the disk is full; the file is what it was.
+    """
+    heal(path)
+    checkpoint = open_checkpoint(path) if checkpoint is None else checkpoint
+    refuse(plan, path, checkpoint)
+    with _locked(path) as target:
+        draft = drafted(plan, path, checkpoint=checkpoint)
+        if draft.made:
+            raise RepairError(path, "not in place: tensors are put together. -o writes a new file")
+        addition = _addition(path, draft.pickle, draft.kept)
+        _append(target, path, addition)
+    return replace(draft.written, path=path, digest=digest_of(path), rewritten=addition.records)
+
+
+def refuse(plan: Plan, path: str, checkpoint: Checkpoint) -> None:
+    """Refuse where it could hurt.
+
+    Raises:
+        RepairError: It is not done in place.
+    """
+    reason = ""
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        reason = f"it is a link to {os.path.realpath(path)}, which others may use, as a cache does"
+    elif not stat.S_ISREG(status.st_mode):
+        reason = "it is no regular file"
+    elif status.st_nlink > 1:
+        reason = f"it has {status.st_nlink} names (hard links), and would change under all of them"
+    elif not status.st_mode & stat.S_IWUSR or not os.access(path, os.W_OK):
+        reason = "it is read-only"
+    elif checkpoint.layout is not Layout.TORCH_ZIP:
+        reason = f"its layout is {checkpoint.layout.value}, which cannot be appended to"
+    elif any(isinstance(e, MakePlain) for e in plan.edits) or safety(checkpoint) is Safety.DANGEROUS:
+        reason = "what is to go would stay in the file: a repair for safety's sake is a new file"
+    elif checkpoint.problems:
+        reason = f"something is wrong with it: {checkpoint.problems[0].message}"
+    if reason:
+        raise RepairError(path, f"not in place: {reason}. -o writes a new file")
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[int]:
+    """The file, for nobody else who asks."""
+    try:
+        target = os.open(path, os.O_RDWR)
+    except OSError as error:
+        raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
+    try:
+        with contextlib.suppress(ImportError):  # Windows has no such locks
+            import fcntl
+
+            try:
+                fcntl.flock(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RepairError(path, "another process is writing it") from None
+            except OSError:
+                pass  # a file system without locks
+        yield target
+    finally:
+        os.close(target)
+
+
+# ---------------------------------------------------------------- what is appended
+
+
+@dataclass(frozen=True, slots=True)
+class _Addition:
+    """What goes behind the old end.
+
+    Attributes:
+        start: The old size.
+        body: Records and directory.
+        end: What makes them count.
+        records: How many records are new.
+    """
+
+    start: int
+    body: bytes
+    end: bytes
+    records: int
+
+
+def _addition(path: str, pickle: bytes, kept: frozenset[str]) -> _Addition:
+    """Put together what is appended.
+
+    Args:
+        path: The file.
+        pickle: The new one.
+        kept: Records that the new version has, by name in the archive's folder.
+    """
+    source = LocalSource(path)
+    try:
+        archive = Archive(source, DEFAULT_LIMITS)
+        directory = read_directory(source, DEFAULT_LIMITS, [])
+        assert directory is not None
+        start = source.size
+        new = [("data.pkl", pickle)]
+        if _ID in kept:
+            # It names a content: another content has another, of as many digits as torch's.
+            number = str(int(hashlib.sha256(pickle + str(start).encode()).hexdigest(), 16))[:40].zfill(40)
+            new.append((_ID, number.encode()))
+        replaced = {name for name, _ in new}
+        body = bytearray()
+        lines = bytearray()
+        count = 0
+        root = f"{archive.root}/" if archive.root else ""
+        for name, data in new:
+            line = _record(body, start, f"{root}{name}".encode(), data, marked=name == "data.pkl")
+            lines += line
+            count += 1
+        raw = source.read(directory.start, directory.end - directory.start)
+        at = 0
+        for entry in directory.entries:
+            names, extras, comments = struct.unpack_from("<3H", raw, at + 28)
+            length = 46 + names + extras + comments
+            short = entry.name.removeprefix(root)
+            if short in kept and short not in replaced:
+                lines += raw[at : at + length]
+                count += 1
+            at += length
+    finally:
+        source.close()
+    begin = start + len(body)
+    body += lines
+    end = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, len(lines), begin)
+    end += struct.pack("<4sIQI", b"PK\x06\x07", 0, begin + len(lines), 1)
+    few = min(count, 0xFFFF)
+    end += struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, few, few, min(len(lines), _NARROW), min(begin, _NARROW), 0)
+    return _Addition(start, bytes(body), end, len(new))
+
+
+def _record(body: bytearray, start: int, name: bytes, data: bytes, *, marked: bool) -> bytes:
+    """Add a record as torch writes them, its bytes at a multiple of 64; its line of the directory."""
+    offset = start + len(body)
+    wide = struct.pack("<2HQ", 1, 8, offset) if offset >= _NARROW else b""
+    own = APPENDED + struct.pack("<Q", start) if marked else b""
+    padding = -(offset + 30 + len(name) + len(wide) + len(own) + 4) % _ALIGNMENT
+    extra = wide + own + b"FB" + struct.pack("<H", padding) + b"Z" * padding
+    crc = zlib.crc32(data)
+    body += struct.pack("<4s5H3I2H", b"PK\x03\x04", 0, 0x0808, 0, 0, 0, 0, 0, 0, len(name), len(extra)) + name + extra
+    body += data + struct.pack("<4sI2Q" if wide else "<4s3I", b"PK\x07\x08", crc, len(data), len(data))
+    line = struct.pack(
+        "<4s6H3I5H2I", b"PK\x01\x02", 0, 0, 0x0808, 0, 0, 0, crc, len(data), len(data),
+        len(name), len(wide), 0, 0, 0, 0, min(offset, _NARROW),
+    )  # fmt: skip
+    return line + name + wide
+
+
+def _append(target: int, path: str, addition: _Addition) -> None:
+    start, body, end = addition.start, addition.body, addition.end
+    try:
+        if os.fstat(target).st_size != start:
+            raise RepairError(path, "it has changed while it was read")
+        _write_journal(target, path, addition)
+        try:
+            write_all(target, body, start)
+            os.fsync(target)
+            write_all(target, end, start + len(body))
+            os.fsync(target)
+        except BaseException:
+            os.ftruncate(target, start)
+            os.fsync(target)
+            _drop_journal(path)
+            raise
+        _drop_journal(path)
+    except OSError as error:
+        raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
+
+
+# ---------------------------------------------------------------- the journal
+
+
+def _write_journal(target: int, path: str, addition: _Addition) -> None:
+    whole = addition.body + addition.end
+    record = {
+        "schema": SCHEMA,
+        "size": addition.start,
+        "tail": _tail(target, addition.start),
+        "appended": len(whole),
+        "sha256": hashlib.sha256(whole).hexdigest(),
+    }
+    descriptor = os.open(journal_of(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        write_all(descriptor, json.dumps(record).encode() + b"\n", 0)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _sync_folder(path)
+
+
+def _drop_journal(path: str) -> None:
+    os.unlink(journal_of(path))
+    _sync_folder(path)
+
+
+def _tail(target: int, size: int) -> str:
+    """SHA-256 of the last bytes of the first ``size``."""
+    length = min(size, _TAIL)
+    return hashlib.sha256(os.pread(target, length, size - length)).hexdigest()
+
+
+def _sync_folder(path: str) -> None:
+    with contextlib.suppress(OSError):  # some systems cannot open folders
+        descriptor = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def heal(path: str) -> str:
+    """Finish what an interrupted run left: the file is then wholly the old one, or wholly the new.
+
+    Args:
+        path: A file that may have a journal.
+
+    Returns:
+        What was done, in words; empty where there was nothing to do.
+
+    Raises:
+        RepairError: There is a journal, and the file is not the one that it was written for; neither is touched.
+    """
+    journal = journal_of(path)
+    if not os.path.lexists(journal) or not os.path.isfile(path):
+        return ""
+    with _locked(path) as target:
+        record = _read_journal(journal)
+        if record is None:
+            # It is written and on the disk before the file is touched: half of it means that the file was not.
+            os.unlink(journal)
+            return "an interrupted repair had not begun to write"
+        size, appended = record["size"], record["appended"]
+        now = os.fstat(target).st_size
+        if now < size or _tail(target, size) != record["tail"]:
+            raise RepairError(
+                path, f"{os.path.basename(journal)} was written for another state of it; remove one of the two"
+            )
+        if now == size + appended and _sha256(target, size, appended) == record["sha256"]:
+            os.fsync(target)
+            _drop_journal(path)
+            return "an interrupted repair was complete"
+        os.ftruncate(target, size)
+        os.fsync(target)
+        _drop_journal(path)
+        return "an interrupted repair was taken back"
+
+
+def _read_journal(journal: str) -> dict[str, Any] | None:
+    try:
+        with open(journal, encoding="utf-8") as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        return None
+    good = isinstance(record, dict) and record.get("schema") == SCHEMA
+    good = good and all(type(record.get(k)) is int and record[k] >= 0 for k in ("size", "appended"))
+    return record if good and all(isinstance(record.get(k), str) for k in ("tail", "sha256")) else None
+
+
+def _sha256(target: int, start: int, length: int) -> str:
+    out = hashlib.sha256()
+    while length > 0:
+        data = os.pread(target, min(length, 4 << 20), start)
+        if not data:
+            break
+        out.update(data)
+        start, length = start + len(data), length - len(data)
+    return out.hexdigest()
+
+
+# ---------------------------------------------------------------- back
+
+
+def undo(path: str) -> int:
+    """Take back the last repair in place: the file is then, byte for byte, what it was.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its size.
+
+    Raises:
+        SourceError: It cannot be opened.
+        RepairError: It was not repaired in place, or has changed since.
+    """
+    heal(path)
+    source = LocalSource(path)
+    try:
+        archive = Archive(source, DEFAULT_LIMITS)
+        size = archive.before
+    finally:
+        source.close()
+    if not size:
+        raise RepairError(path, "it was not repaired in place: there is nothing to take back")
+    if os.path.islink(path) or os.stat(path).st_nlink > 1:
+        raise RepairError(path, "it is a link now, or has several names")
+    with _locked(path) as target:
+        try:
+            os.ftruncate(target, size)
+            os.fsync(target)
+        except OSError as error:
+            raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
+    return size
+
+
+def compared(path: str, written: Written, before: Checkpoint) -> list[tuple[str, bool, str]]:
+    """Read the file again: the pickle is the planned one, and every storage lies where it lay.
+
+    Args:
+        path: The file.
+        written: What was done.
+        before: What was read of it before.
+    """
+    after = open_checkpoint(path)
+    out = [
+        ("read again", not after.problems, after.problems[0].message if after.problems else "nothing is wrong with it")
+    ]
+    source = LocalSource(path)
+    try:
+        archive = Archive(source, DEFAULT_LIMITS)
+        same = (
+            written.pickle == hashlib.sha256(archive.read("data.pkl", DEFAULT_LIMITS.pickle_bytes) or b"").hexdigest()
+        )
+        cut = archive.before == before.nbytes
+    finally:
+        source.close()
+    out.append(("the pickle", same, "it is the one that was planned" if same else "it is not what was written"))
+    moved = [
+        k for k, s in after.storages.items() if before.storages.get(k) is None or before.storages[k].span != s.span
+    ]
+    text = (
+        f"storage {moved[0]} is not where it was" if moved else f"{len(after.storages):,} storages lie where they lay"
+    )
+    out.append(("untouched tensors", not moved, text))
+    out.append(
+        ("undo", cut, "--undo cuts it back to what it was" if cut else "it could not be cut back to what it was")
+    )
+    return out
