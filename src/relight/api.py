@@ -768,6 +768,10 @@ def convert(
     only: str | None = None,
     prove: str = "read",
     salvage: bool = False,
+    target: str | ModelSpec | type | Callable[..., object] | None = None,
+    init: Mapping[str, object] | None = None,
+    python: str | None = None,
+    announce: Callable[[str], None] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Conversion:
     """Write what a checkpoint holds in another layout, and prove it; what is read is never changed.
@@ -784,6 +788,11 @@ def convert(
         prove: ``read`` compares checksums where the source records them, and bytes elsewhere; ``bytes`` compares bytes.
         salvage: Whether a file that is cut off or whose bytes have changed is converted as far as it is intact; what is
             not is listed in the receipt.
+        target: The LightningModule, as for `check`, that a state_dict becomes a checkpoint for: its names become those of
+            the target, as `fix` changes them, and the new file has to load into it.
+        init: Arguments of its constructor, kept as hyper_parameters.
+        python: Interpreter to build the target with.
+        announce: Called with one line before something slow starts.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
@@ -807,16 +816,73 @@ def convert(
             raise UsageError(f"unknown {name} {value!r}", f"One of {', '.join(k for k in known if k is not None)}.")
     if is_url(os.fspath(path)):
         raise UsageError("convert reads every byte, and does not fetch them", "Download the file first.")
-    return converting.convert(
-        os.fspath(path),
-        os.fspath(output),
-        to=to,
-        rest=rest,
-        only=only,
-        whole=prove == "bytes",
-        salvage=salvage,
-        progress=progress,
+    how: dict[str, Any] = {"only": only, "whole": prove == "bytes", "salvage": salvage, "progress": progress}
+    if target is None:
+        if init:
+            raise UsageError("init goes with a target")
+        return converting.convert(os.fspath(path), os.fspath(output), to=to, rest=rest, **how)
+    if to == "safetensors" or only is not None:
+        raise UsageError("a target takes a checkpoint of Lightning, which is a file of torch")
+    return _for_target(
+        os.fspath(path), os.fspath(output), target, dict(init or {}), python=python, announce=announce, how=how
     )
+
+
+def _for_target(
+    path: str,
+    output: str,
+    target: str | ModelSpec | type | Callable[..., object],
+    init: Mapping[str, object],
+    *,
+    python: str | None,
+    announce: Callable[[str], None] | None,
+    how: dict[str, Any],
+) -> Conversion:
+    """A checkpoint of Lightning for a target: made beside the new file, and given its name once it loads."""
+    import tempfile
+    from dataclasses import replace
+
+    from relight.core.errors import ConversionError, RepairError
+    from relight.core.finding import Verdict
+    from relight.repair import converting
+    from relight.repair.copying import refuse_existing
+
+    refuse_existing(output, path)
+    here = _environment(python, None)
+    version = (here.lightning if here is not None else None) or _LIGHTNING
+    folder, name = os.path.split(os.path.abspath(output))
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=f".{name}.", suffix=".relight", dir=folder)
+    except OSError as error:
+        raise ConversionError(path, f"{output} cannot be written: {error.strerror or error}") from None
+    with scratch as beside:
+        made = os.path.join(beside, name)
+        done = converting.convert(path, made, to="torch", lightning=(version, init), **how)
+        report, built = _ask(made, target=target, environment=python, announce=announce, really=made)
+        rehearsed = None if built is None else built.loaded
+        changes, checks = list(done.changes), list(done.checks)
+        if report.verdict is Verdict.LOADS and (rehearsed is None or rehearsed.ok is not False):
+            loaded = rehearsed is not None and rehearsed.ok is True
+            refuse_existing(output, path)
+            os.replace(made, output)
+        else:
+            first = next((f.message for f in report.findings), "it does not load into the target")
+            try:
+                receipt = fix(made, output, target=target, environment=python, announce=announce)
+            except RepairError as error:
+                reason = f"{first}; {error.reason}"
+                raise ConversionError(
+                    path, f"nothing is written, it would not load into the target: {reason}"
+                ) from None
+            if receipt.left or receipt.verdict != Verdict.LOADS.value:
+                os.unlink(output)
+                raise ConversionError(path, f"nothing is written, it would not load into the target: {first}")
+            changes += receipt.written.changes
+            loaded = receipt.loaded == "yes"
+        text = "really loaded into the target" if loaded else "by its description, it loads into the target"
+        checks.append(("the target", True, text))
+    made_of = tuple(replace(o, path=output, nbytes=os.path.getsize(output)) for o in done.outputs)
+    return replace(done, outputs=made_of, changes=tuple(changes), checks=tuple(checks))
 
 
 def load(
@@ -1178,6 +1244,7 @@ def _nothing(plan: Plan, report: Report) -> str:
     return "what is wrong is not mended in the file" if report.failed else "nothing is wrong with it"
 
 
+_LIGHTNING = "2.6.6"  # what a new checkpoint says where no Lightning is installed
 _LOADED_UNASKED = 2 << 30  # bytes that somebody who asked for a copy would still wait to see loaded
 
 

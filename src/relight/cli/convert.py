@@ -22,6 +22,11 @@ from relight.cli.app import EXIT_FINDINGS
 )
 @click.option("--only", type=click.Choice(["weights"]), help="weights: leave out all but the state_dict.")
 @click.option("--salvage", is_flag=True, help="Of a damaged SOURCE, write what is intact, and list what is not.")
+@click.option("--target", metavar="TARGET", help="Make a Lightning checkpoint for this class of a plain state_dict.")
+@click.option(
+    "--init", metavar="NAME=VALUE", multiple=True, help="Argument of its constructor, as a hyper_parameter; repeatable."
+)
+@click.option("--python", metavar="PATH", help="Interpreter that builds the target.")
 @click.option("--no-rest", is_flag=True, help="Do not write what safetensors cannot hold beside it.")
 @click.option(
     "--prove",
@@ -38,6 +43,9 @@ def command(
     to: str | None,
     only: str | None,
     salvage: bool,
+    target: str | None,
+    init: tuple[str, ...],
+    python: str | None,
     no_rest: bool,
     prove: str,
     format_: str,
@@ -54,13 +62,16 @@ def command(
       relight convert model.ckpt w.safetensors    the rest beside it: w.rest.json
       relight convert w.safetensors model.ckpt    and back, with the rest
       relight convert old.ckpt new.ckpt           as torch writes files today
+      relight convert model.ckpt w.pt --only weights
+      relight convert w.pt model.ckpt --target models.py:Net --init width=8
 
     Exit status: 0 written and proved; 1 the same, and --salvage left something out; 2 it could not be.
     """  # noqa: D301 (click wants the character itself)
     from relight.repair.material import size_of
     from relight.report import convert_text
 
-    run = partial(api.convert, path, output, to=to, rest=not no_rest, only=only, prove=prove, salvage=salvage)
+    run = partial(api.convert, path, output, to=to, rest=not no_rest, only=only, prove=prove, salvage=salvage,
+                  target=target, init=options.parse_init(init), python=python, announce=options.announcer(quiet))  # fmt: skip
     total = size_of(path) if os.path.exists(path) else 0
     with options.late_bar(total, "writing", quiet) as update:
         done = run(progress=update)

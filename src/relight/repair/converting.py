@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.conversion import Conversion, Output
 from relight.core.errors import ConversionError, RepairError
-from relight.core.objects import ObjectPath, Value, mapping_get, mapping_pairs
+from relight.core.objects import DictNode, ListNode, ObjectPath, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.safety import Safety
 from relight.facts.safety import safety
 from relight.reader import open_checkpoint
@@ -42,6 +42,7 @@ def convert(
     only: str | None = None,
     whole: bool = False,
     salvage: bool = False,
+    lightning: tuple[str, Mapping[str, object]] | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
     """Write what a checkpoint holds in another layout, and prove it.
@@ -54,6 +55,7 @@ def convert(
         only: ``weights`` writes the state_dict alone.
         whole: Whether the proof compares bytes also where a checksum is recorded.
         salvage: Whether a damaged file is converted as far as it is intact.
+        lightning: (version, hyper_parameters): a state_dict becomes a checkpoint of that version of Lightning.
         progress: Called with the number of bytes written since the last call.
 
     Returns:
@@ -64,7 +66,17 @@ def convert(
         ConversionError: It is damaged or incomplete, cannot be written so, or the proof fails. Then nothing is written.
     """
     try:
-        return _converted(path, output, to=to, rest=rest, only=only, whole=whole, salvage=salvage, progress=progress)
+        return _converted(
+            path,
+            output,
+            to=to,
+            rest=rest,
+            only=only,
+            whole=whole,
+            salvage=salvage,
+            lightning=lightning,
+            progress=progress,
+        )
     except RepairError as error:
         raise ConversionError(error.path or path, error.reason) from None
 
@@ -78,6 +90,7 @@ def _converted(
     only: str | None,
     whole: bool,
     salvage: bool,
+    lightning: tuple[str, Mapping[str, object]] | None,
     progress: Progress | None,
 ) -> Conversion:
     to = to or ("safetensors" if output.endswith(".safetensors") else "torch")
@@ -94,9 +107,11 @@ def _converted(
         material = salvaged(path, files, checkpoint) if damaged else read(path, files, checkpoint)
         if only == "weights":
             weights_only(material)
+        if lightning is not None:
+            as_lightning(material, *lightning)
         if to == "safetensors":
             return _to_safetensors(material, output, rest=rest and only is None, whole=whole, progress=progress)
-        if safety(checkpoint) is Safety.DANGEROUS and only is None:
+        if safety(checkpoint) is Safety.DANGEROUS and only is None and lightning is None:
             raise RepairError(
                 path, "unpickling it would run code, and a copy would as well; --only weights writes its tensors alone"
             )
@@ -152,6 +167,53 @@ def weights_only(material: Material) -> None:
         material.left_out.append((", ".join(gone), "not asked for"))
     material.root = value
     material.state_dict = ObjectPath()
+
+
+def as_lightning(material: Material, version: str, hyper_parameters: Mapping[str, object]) -> None:
+    """Make of a state_dict what load_from_checkpoint reads: it is the state after no training.
+
+    Args:
+        material: What is written; where it is a checkpoint of Lightning already, it stays what it is.
+        version: Of Lightning.
+        hyper_parameters: Arguments of the constructor, plain data.
+
+    Raises:
+        RepairError: It has no state_dict, or an argument is no plain data.
+    """
+    root = material.root
+    if material.state_dict == ("state_dict",) and mapping_has(root, "pytorch-lightning_version"):
+        if hyper_parameters:
+            raise RepairError(material.origin, "it has hyper_parameters already: it is a checkpoint of Lightning")
+        return
+    weights_only(material)
+    pairs: list[tuple[Value, Value]] = [
+        ("epoch", 0),
+        ("global_step", 0),
+        ("pytorch-lightning_version", version),
+        ("state_dict", material.root),
+    ]
+    if hyper_parameters:
+        try:
+            given = _node(dict(hyper_parameters))
+        except TypeError as error:
+            raise RepairError(material.origin, f"an argument is {error}, which is no plain data") from None
+        pairs += [("hparams_name", "kwargs"), ("hyper_parameters", given)]
+    material.root = DictNode(pairs)
+    material.state_dict = ObjectPath(("state_dict",))
+    material.changes.append(("state_dict", f"-> a checkpoint of Lightning {version}, at epoch 0 and step 0"))
+
+
+def _node(value: object) -> Value:
+    """Plain data as a tree."""
+    if isinstance(value, dict):
+        return DictNode([(_node(k), _node(v)) for k, v in value.items()])
+    if isinstance(value, list):
+        return ListNode([_node(v) for v in value])
+    if isinstance(value, tuple):
+        return tuple(_node(v) for v in value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def _with_rest(path: str, files: Files, checkpoint: Checkpoint, document: Mapping[str, object]) -> Material:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
@@ -48,6 +49,46 @@ def settling(new: NewFile, like: str) -> Iterator[None]:
         thread.join()
     if failures:
         raise failures[0]
+
+
+class Comparing:
+    """Compares parts of a new file with their checksums while the rest of it is written: both wait for the same disk.
+
+    Args:
+        target: Descriptor of the file.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._parts: queue.SimpleQueue[tuple[str, int, Stored] | None] = queue.SimpleQueue()
+        self._failure: Exception | None = None
+        self.equal: dict[str, int] = {}  # where the parts are that hold what they should
+        self._thread = threading.Thread(target=self._work, name="relight-compare")
+        self._thread.start()
+
+    def add(self, name: str, start: int, content: Stored) -> None:
+        """A part that is written, and has a checksum to be compared with: nothing but the new file is read for it."""
+        self._parts.put((name, start, content))
+
+    def close(self) -> None:
+        """Wait for the last of them.
+
+        Raises:
+            OSError: The new file could not be read.
+        """
+        self._parts.put(None)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        while (part := self._parts.get()) is not None:
+            name, start, content = part
+            try:
+                if self._failure is None and same_bytes(self._target, start, content.nbytes, content, whole=False):
+                    self.equal[name] = start
+            except Exception as error:
+                self._failure = error
 
 
 def read_again(target: int, path: str) -> Checkpoint:

@@ -27,7 +27,7 @@ from relight.repair import sidecar
 from relight.repair.copying import Progress, copy_range, new_file, settle, write_all, written_to
 from relight.repair.material import Material, elements
 from relight.repair.pickle_out import Unwritable
-from relight.repair.proving import NOT_EQUAL, Check, need_proof, read_again, same_bytes, settling
+from relight.repair.proving import NOT_EQUAL, Check, Comparing, need_proof, read_again, same_bytes, settling
 from relight.repair.stored import FileRange, Files, Stored
 
 _HEADER_ALIGNMENT = 64
@@ -207,9 +207,10 @@ def write(
             # What is entered first gets its name last.
             main = stack.enter_context(new_file(output, material.like))
             with written_to(output, material.like):
-                _write(main.descriptor, layout.weights, material.files, progress)
+                equal = _write(main.descriptor, layout.weights, material.files, progress)
                 with settling(main, material.like):
-                    checks.append(_proved(main.descriptor, output, layout.weights, whole=whole))
+                    known = {} if whole else equal
+                    checks.append(_proved(main.descriptor, output, layout.weights, known, whole=whole))
             if layout.document is not None:
                 document = stack.enter_context(new_file(text, material.like))
                 written.append((text, "rest"))
@@ -226,9 +227,10 @@ def write(
                 written.append((tensors, "rest-tensors"))
                 own[tensors] = os.fstat(other.descriptor).st_ino
                 with written_to(tensors, material.like):
-                    _write(other.descriptor, layout.rest, material.files, progress)
+                    equal = _write(other.descriptor, layout.rest, material.files, progress)
                     with settling(other, material.like):
-                        checks.append(_proved(other.descriptor, tensors, layout.rest, whole=whole))
+                        known = {} if whole else equal
+                        checks.append(_proved(other.descriptor, tensors, layout.rest, known, whole=whole))
             need_proof(checks, material.origin)
     except BaseException:
         for path, number in own.items():
@@ -239,7 +241,8 @@ def write(
     return written, checks
 
 
-def _write(target: int, tensors: Tensors, files: Files, progress: Progress | None) -> None:
+def _write(target: int, tensors: Tensors, files: Files, progress: Progress | None) -> dict[str, int]:
+    """Write one file; where the tensors are that were compared on the way, and are equal."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     # Large types first, as the library itself orders them: then each starts at a multiple of its size.
@@ -255,18 +258,26 @@ def _write(target: int, tensors: Tensors, files: Files, progress: Progress | Non
     raw += b" " * (-(len(raw) + 8) % _HEADER_ALIGNMENT)
     write_all(target, struct.pack("<Q", len(raw)) + raw, 0)
     position = 8 + len(raw)
-    for _, (_, _, content) in order:
-        if isinstance(content, FileRange):
-            descriptor = files.descriptor(content.path)
-            copy_range(descriptor, content.start, content.nbytes, target, position, progress)
-            position += content.nbytes
-            continue
-        for data in content.chunks():
-            write_all(target, data, position)
-            position += len(data)
-            if progress is not None:
-                progress(len(data))
-    os.ftruncate(target, position)
+    comparing = Comparing(target)
+    try:
+        for name, (_, _, content) in order:
+            start = position
+            if isinstance(content, FileRange):
+                descriptor = files.descriptor(content.path)
+                copy_range(descriptor, content.start, content.nbytes, target, position, progress)
+                position += content.nbytes
+            else:
+                for data in content.chunks():
+                    write_all(target, data, position)
+                    position += len(data)
+                    if progress is not None:
+                        progress(len(data))
+            if content.crc is not None:
+                comparing.add(name, start, content)
+        os.ftruncate(target, position)
+    finally:
+        comparing.close()
+    return comparing.equal
 
 
 def _document_proved(target: int, path: str, document: Mapping[str, object]) -> Check:
@@ -280,8 +291,8 @@ def _document_proved(target: int, path: str, document: Mapping[str, object]) -> 
     )
 
 
-def _proved(target: int, path: str, tensors: Tensors, *, whole: bool) -> Check:
-    """Read a new file again and compare every tensor."""
+def _proved(target: int, path: str, tensors: Tensors, known: dict[str, int], *, whole: bool) -> Check:
+    """Read a new file again and compare every tensor, but those that are known to be equal where the header has them."""
     new = read_again(target, path)
     wrong = new.problems[0].message if new.problems else ""
     found = {t.key: t for t in new.tensors}
@@ -291,9 +302,10 @@ def _proved(target: int, path: str, tensors: Tensors, *, whole: bool) -> Check:
         entry, storage = found.get(name), new.storages.get(name)
         if entry is None or storage is None or storage.span is None:
             continue
-        if (entry.dtype, entry.shape) != (dtype, shape) or not same_bytes(
-            target, storage.span.start, storage.span.length, content, whole=whole
-        ):
+        start, length = storage.span
+        equal = known.get(name) == start and length == content.nbytes
+        equal = equal or same_bytes(target, start, length, content, whole=whole)
+        if not equal or (entry.dtype, entry.shape) != (dtype, shape):
             wrong = wrong or f"{name} {NOT_EQUAL}"
     count = f"{len(tensors.entries):,} tensor{'' if len(tensors.entries) == 1 else 's'}"
     return ("tensors", not wrong, wrong or f"{count} of {os.path.basename(path)} equal, value by value")
