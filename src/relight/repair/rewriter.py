@@ -469,6 +469,7 @@ class _Pickled:
     def _changes(self) -> tuple[list[tuple[str, str]], int]:
         edited = self.edited
         lines = list(words(self.edits, self.checkpoint.root))
+        lines += [(path, f"has the same weights: its names follow  ({_tensors(n)})") for path, n in edited.followed]
         lines += [(path, f"{was} -> {becomes}") for path, was, becomes in edited.plain]
         if self.legacy:
             lines.append(("layout", "written as torch has done since 1.6: an archive"))

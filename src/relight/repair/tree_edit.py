@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from relight.core.edits import (
 )
 from relight.core.objects import Call, DictNode, Global, ListNode, ObjectPath, Persistent, Value, mapping_pairs, nodes
 from relight.facts import plain_data
-from relight.reader.tensors import TensorReader
+from relight.reader.tensors import REBUILD_NAMES, TensorReader
 from relight.repair.computing import Computed, Held, computed
 from relight.repair.pickle_out import name_node
 from relight.repair.tensor_values import Joined, View, converted, first_entry, strides
@@ -47,6 +47,7 @@ class Edited:
         changed: Tensors that were turned, cut or put together.
         plain: What became plain data: (where, what it was, what it is now).
         moved_metadata: Module paths that ``_metadata`` has under another name now.
+        followed: (where, how many) of further sets of the same weights whose names follow: averaged ones, and the like.
         assumed: (what, how) of changes after which code may take another path.
         dropped: (what, how) of what is not there any more.
         invented: (what, how) of values that were not there.
@@ -57,6 +58,7 @@ class Edited:
     changed: int = 0
     plain: list[tuple[str, str, str]] = field(default_factory=list)
     moved_metadata: dict[str, str] = field(default_factory=dict)
+    followed: list[tuple[str, int]] = field(default_factory=list)
     assumed: list[tuple[str, str]] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     invented: list[tuple[str, str]] = field(default_factory=list)
@@ -182,6 +184,80 @@ def _edit_keys(
     _note_lost(drop, convert, values, {k for k, _ in after if isinstance(k, str)}, dict(after), storages, out)
     if isinstance(holder, Call) and rename:
         out.moved_metadata = _rename_metadata(holder, rename)
+    if rename:
+        _rename_copies(root, holder, rename, values, storages, out)
+
+
+def _rename_copies(
+    root: Value,
+    holder: Value,
+    rename: Mapping[str, str],
+    values: Mapping[str, Value],
+    storages: Mapping[str, StorageEntry],
+    out: Edited,
+) -> None:
+    """Averaged weights and other sets of the same names follow: whoever resumes puts them into the same model.
+
+    Only a dict that has every one of the old names (all of them behind one prefix, as AveragedModel's ``module.``), each
+    a tensor of the same shape, and none of the new ones.
+    """
+    changed = {old: new for old, new in rename.items() if old != new}
+    if not changed:
+        return
+    reader = TensorReader(storages)
+
+    def shape(value: Value, key: str) -> tuple[int, ...] | None:
+        entry = reader.read(value, key, ObjectPath((key,))) if isinstance(value, Call) else None
+        return entry.shape if isinstance(entry, TensorEntry) else None
+
+    wanted = {old: shape(values[old], old) for old in changed}
+    first = next(iter(changed))
+    for path, value in _mappings(root):
+        pairs = mapping_pairs(value) or []
+        if value is holder or len(pairs) < len(changed):
+            continue
+        held = {k: v for k, v in pairs if isinstance(k, str)}
+        prefix = next((p for p in ("", "module.", "_orig_mod.") if p + first in held), None)
+        if prefix is None or any(prefix + new in held and new not in changed for new in changed.values()):
+            continue
+        if any(shapes is None or shape(held.get(prefix + old), old) != shapes for old, shapes in wanted.items()):
+            continue
+        own = _own_pairs(value)
+        table = {prefix + old: prefix + new for old, new in changed.items()}
+        own[:] = [(table.get(k, k) if isinstance(k, str) else k, v) for k, v in own]
+        if isinstance(value, Call):
+            _rename_metadata(value, table)
+        out.followed.append((str(path), len(changed)))
+
+
+def _mappings(root: Value) -> Iterator[tuple[ObjectPath, Value]]:
+    """Dicts with text keys, and where they are, in file order; a shared one once, tensors not gone into."""
+    stack: list[tuple[Value, ObjectPath]] = [(root, ObjectPath())]
+    seen: set[int] = set()
+    while stack:
+        value, path = stack.pop()
+        if not isinstance(value, _CONTAINERS) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Call) and value.name in REBUILD_NAMES:
+            continue
+        below: list[tuple[Value, ObjectPath]] = []
+        if isinstance(value, (ListNode, tuple)):
+            items = value.items if isinstance(value, ListNode) else value
+            below = [(item, path / i) for i, item in enumerate(items) if isinstance(item, _CONTAINERS)]
+        else:
+            pairs = mapping_pairs(value)
+            if pairs is not None:
+                yield path, value
+                below = [
+                    (v, path / k)
+                    for k, v in pairs
+                    if isinstance(k, (str, int, float, bytes)) and isinstance(v, _CONTAINERS)
+                ]
+        stack += reversed(below)
+
+
+_CONTAINERS = (DictNode, Call, ListNode, tuple)
 
 
 def _note_lost(

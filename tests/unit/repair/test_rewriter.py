@@ -10,6 +10,7 @@ from repairing import plan_of, repaired, rows
 
 from relight.core.edits import (
     AddNames,
+    ComputeTensors,
     ConvertTensors,
     DropEntry,
     DropKeys,
@@ -20,6 +21,7 @@ from relight.core.edits import (
     ReplaceGlobal,
     SetDevice,
     SetEntry,
+    WrapEntry,
     edit_from_dict,
     edit_to_dict,
 )
@@ -40,6 +42,10 @@ EDITS = [
     SetEntry(("hyper_parameters", "width"), [1, {"a": None}]),
     DropEntry(("epoch",)),
     MoveEntry(("epoch",), ("last_epoch",)),
+    WrapEntry(("hyper_parameters",), "conf", ("hparams_name",)),
+    ComputeTensors(
+        (("net.scale", (), "value:AACAPw==", (1,), "float32"), ("g", ("net.weight",), "norm:0", (2, 1), "float32"))
+    ),
     SetDevice("cpu"),
     MakePlain((("hyper_parameters.args", "argparse.Namespace", "OrderedDict"),), objects=True),
 ]
@@ -60,6 +66,8 @@ def test_edits_survive_json(edit):
         {"edit": "rename-keys", "pairs": [["a"]]},
         {"edit": "set-entry", "path": [], "value": 1},
         {"edit": "convert-tensors", "pairs": [["a", ["b"], "copy", [-1]]]},
+        {"edit": "compute-tensors", "tensors": [["a", ["b"], "cast", [1]]]},
+        {"edit": "wrap-entry", "path": [], "key": "conf", "instead": []},
     ],
 )
 def test_what_is_no_edit(data):
@@ -271,3 +279,66 @@ def test_a_hyper_parameter_gets_another_name(tmp_path):
     repaired(file, tmp_path / "out.ckpt", MoveEntry(("hyper_parameters", "hidden"), ("hyper_parameters", "width")))
     held = mapping_get(open_checkpoint(tmp_path / "out.ckpt").root, "hyper_parameters")
     assert mapping_pairs(held) == [("width", 8), ("lr", 0.1)]
+
+
+def test_averaged_weights_follow_and_nothing_else_does(tmp_path):
+    same = {k: Tensor(shape) for k, shape in _NET.items()}
+    extra = {
+        "current_model_state": same,
+        "averaging_state": {f"module.{k}": v for k, v in same.items()},
+        "teacher": {"net.weight": Tensor((3, 3)), "net.bias": Tensor((2,))},
+        "half": {"net.weight": Tensor((2, 3))},
+        "mixed": {**same, "head.bias": Tensor((2,))},
+        "shapes": {"net.weight": [2, 3], "net.bias": [2]},
+    }
+    path = write(File(tensors=_NET, extra=extra), tmp_path / "model.ckpt")
+    written = repaired(
+        path, tmp_path / "out.ckpt", RenameKeys((("net.weight", "head.weight"), ("net.bias", "head.bias")))
+    )
+    root = open_checkpoint(tmp_path / "out.ckpt").root
+    names = {key: [k for k, _ in mapping_pairs(mapping_get(root, key))] for key in extra}
+    assert names.pop("current_model_state") == ["head.weight", "head.bias"]
+    assert names.pop("averaging_state") == ["module.head.weight", "module.head.bias"]
+    assert names == {k: list(extra[k]) for k in names}
+    followed = [what for what, how in written.changes if "follow" in how]
+    assert followed == ["current_model_state", "averaging_state"]
+
+
+def test_wrapped_under_one_name(tmp_path):
+    path = write(File(tensors=_NET, hparams={"width": 8}, extra={"hparams_name": "conf"}), tmp_path / "model.ckpt")
+    written = repaired(path, tmp_path / "out.ckpt", WrapEntry(("hyper_parameters",), "conf", ("hparams_name",)))
+    root = open_checkpoint(tmp_path / "out.ckpt").root
+    assert mapping_get(mapping_get(mapping_get(root, "hyper_parameters"), "conf"), "width") == 8
+    assert mapping_get(root, "hparams_name") is None
+    assert written.dropped == ()
+    with pytest.raises(RepairError, match="no entry"):
+        repaired(path, tmp_path / "out.ckpt", WrapEntry(("gone",), "conf"))
+
+
+def test_what_is_computed_is_told_apart(file, tmp_path):
+    written = repaired(
+        file,
+        tmp_path / "out.ckpt",
+        DropKeys(("net.bias",)),
+        ComputeTensors(
+            (
+                ("net.bias", (), "uniform:3", (4,), "float32"),
+                ("net.weight", ("net.weight",), "rows:mean", (4, 3), "float32"),
+            )
+        ),
+    )
+    assert list(rows(tmp_path / "out.ckpt")) == ["net.weight", "net.bias"], "each in its place"
+    assert [what for what, _ in written.invented] == ["net.bias", "net.weight"]
+    assert written.dropped == (("net.bias", "left out (1 tensor)"),)
+    assert written.changed == 2
+    assert written.untouched == 0
+
+
+def test_parts_that_nothing_takes_are_told(file, tmp_path):
+    cut = ConvertTensors((("net.weight", ("net.weight",), "slice:0:0:1", (1, 3)),))
+    assert repaired(file, tmp_path / "out.ckpt", cut).dropped == (("net.weight", "3 of its 6 values"),)
+    tied = repaired(file, tmp_path / "tied.ckpt", AddNames((("net.weight", "tied"),)))
+    assert tied.dropped == ()
+    assert repaired(tmp_path / "tied.ckpt", tmp_path / "out.ckpt", DropKeys(("tied",))).dropped == (), (
+        "it is there still"
+    )
