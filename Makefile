@@ -78,6 +78,7 @@ oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_layouts.py '$(CORPUS)'
 	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
 	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --table scripts/resumes.json
+	RELIGHT_RESUME=all $(BIN)/python -m pytest -n 0 -q tests/oracle/test_resume_after_refactoring.py
 
 oracle-resume-1.9: .venv-lightning-1.9/installed $(VENV)/dev-installed
 	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --python .venv-lightning-1.9/bin/python --table scripts/resumes.json

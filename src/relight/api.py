@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.conversion import Conversion
-    from relight.core.edits import Edit, LoadReport, Plan, Receipt, Written
+    from relight.core.edits import ArrangeOptimizer, Edit, LoadReport, Plan, Receipt, Written
     from relight.core.safety import Safety
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.engine.choice import Choice
@@ -603,9 +603,11 @@ def fix(
             candidates=False,
         )
 
-    before, _ = ask(source)
+    before, there = ask(source)
     if plan is None:
         plan = planner.plan(before, digest_of(source), allow)
+        if intent == "resume":
+            plan = planner.with_states(plan, _arrangement(source, there, plan))
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
@@ -1641,6 +1643,22 @@ def _environment(
         return target.environment
     here = installed.current_environment()
     return here if here.torch is not None else None
+
+
+def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOptimizer]:
+    """What gives each state of an optimizer to its parameter, as the other edits of a plan name and make parameters."""
+    from relight.core.edits import ArrangeOptimizer
+    from relight.facts import optimizers
+    from relight.facts.manifest import manifest_of
+    from relight.reader import open_checkpoint
+
+    if target is None or target.spec is None or target.spec.training is None:
+        return []
+    checkpoint = open_checkpoint(path)
+    if not checkpoint.readable or checkpoint.state_dict_path is None:
+        return []
+    found = optimizers.arrange(checkpoint, target.spec, made.edits, optimizers.told_by(manifest_of(checkpoint)))
+    return [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
 
 
 def _destination(environment: Environment | Mapping[str, str] | str | None) -> Any:

@@ -174,9 +174,23 @@ class MakePlain:
     keep: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ArrangeOptimizer:
+    """The states of an optimizer are given to the parameters of another order, or other groups, of the same number.
+
+    Attributes:
+        optimizer: Which of ``optimizer_states``.
+        groups: For each parameter of each group: positions of the parameters in the file, over all groups, whose states
+            make its own (none: it starts without), the op as in `ConvertTensors`, and its shape.
+    """
+
+    optimizer: int
+    groups: tuple[tuple[tuple[tuple[int, ...], str, tuple[int, ...]], ...], ...]
+
+
 Edit: TypeAlias = (
-    "RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors | ReplaceGlobal | SetEntry | DropEntry | "
-    "MoveEntry | WrapEntry | SetDevice | MakePlain"
+    "ArrangeOptimizer | RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors | ReplaceGlobal | SetEntry | "
+    "DropEntry | MoveEntry | WrapEntry | SetDevice | MakePlain"
 )
 
 _KINDS: dict[str, type[Any]] = {
@@ -192,6 +206,7 @@ _KINDS: dict[str, type[Any]] = {
     "wrap-entry": WrapEntry,
     "set-device": SetDevice,
     "make-plain": MakePlain,
+    "arrange-optimizer": ArrangeOptimizer,
 }
 _NAMES = {cls: kind for kind, cls in _KINDS.items()}
 
@@ -266,6 +281,16 @@ def _check(edit: Edit) -> None:
         good = texts(edit.path) and bool(edit.path)
     elif isinstance(edit, SetDevice):
         good = texts((edit.device,))
+    elif isinstance(edit, ArrangeOptimizer):
+        members = [m for g in edit.groups for m in g] if isinstance(edit.groups, tuple) else [()]
+        good = type(edit.optimizer) is int and edit.optimizer >= 0
+        good = good and all(
+            isinstance(m, tuple)
+            and len(m) == 3
+            and isinstance(m[1], str)
+            and all(isinstance(part, tuple) and all(type(n) is int and n >= 0 for n in part) for part in (m[0], m[2]))
+            for m in members
+        )
     else:
         good = isinstance(edit.changes, tuple) and all(texts(c, 3) for c in edit.changes)
         good = good and type(edit.objects) is bool and type(edit.drop) is bool and texts(edit.keep)

@@ -203,6 +203,87 @@ class InitSignature:
         return tuple(p.name for p in self.params)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """A group of parameters of an optimizer.
+
+    Attributes:
+        parameters: Their keys, in order.
+        options: Its plain options: ``lr``, ``weight_decay`` ...
+        others: Names of its other options: ``betas`` ...
+    """
+
+    parameters: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerSpec:
+    """An optimizer as ``configure_optimizers`` makes it.
+
+    Attributes:
+        class_path: ``torch.optim.adam.Adam``.
+        groups: Its groups, in order.
+    """
+
+    class_path: str
+    groups: tuple[GroupSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """What a LightningModule is trained with.
+
+    Attributes:
+        optimizers: In order.
+        schedulers: Class paths of the schedulers, in order.
+        automatic: ``automatic_optimization``.
+        unknown: Why the rest is not known; empty where it is.
+    """
+
+    optimizers: tuple[OptimizerSpec, ...] = ()
+    schedulers: tuple[str, ...] = ()
+    automatic: bool = True
+    unknown: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {
+            "automatic": self.automatic,
+            "optimizers": [
+                {
+                    "class_path": o.class_path,
+                    "groups": [
+                        {"parameters": list(g.parameters), "options": dict(g.options), "others": list(g.others)}
+                        for g in o.groups
+                    ],
+                }
+                for o in self.optimizers
+            ],
+            "schedulers": list(self.schedulers),
+            "unknown": self.unknown,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainingSpec:
+        """Read the form of `to_dict`."""
+        return cls(
+            optimizers=tuple(
+                OptimizerSpec(
+                    o["class_path"],
+                    tuple(
+                        GroupSpec(tuple(g["parameters"]), dict(g["options"]), tuple(g["others"])) for g in o["groups"]
+                    ),
+                )
+                for o in data["optimizers"]
+            ),
+            schedulers=tuple(data["schedulers"]),
+            automatic=bool(data["automatic"]),
+            unknown=str(data["unknown"]),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """The serialisable description of a model: what `relight spec` writes.
@@ -226,6 +307,7 @@ class ModelSpec:
         approximated: Paths of hyper_parameters that were replaced by stand-ins; findings on shapes are guesses then.
         environment: Where it was captured.
         architecture: What it computes, as far as objects and source show it; None where that was not captured.
+        training: What it is trained with; None where nobody asked about a resume.
     """
 
     class_name: str
@@ -245,6 +327,7 @@ class ModelSpec:
     approximated: tuple[str, ...] = ()
     environment: Environment | None = None
     architecture: Make | None = None
+    training: TrainingSpec | None = None
 
     @property
     def persistent(self) -> tuple[ParamSpec, ...]:
@@ -307,6 +390,7 @@ class ModelSpec:
             "approximated": list(self.approximated),
             "environment": None if self.environment is None else self.environment.to_dict(),
             "architecture": None if self.architecture is None else self.architecture.to_dict(),
+            **({} if self.training is None else {"training": self.training.to_dict()}),
         }
 
     @classmethod
@@ -361,6 +445,7 @@ class ModelSpec:
             approximated=tuple(data["approximated"]),
             environment=None if environment is None else Environment.from_dict(environment, origin=origin),
             architecture=Make.from_dict(data.get("architecture")),
+            training=None if data.get("training") is None else TrainingSpec.from_dict(data["training"]),
         )
 
 

@@ -218,8 +218,12 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
             out.append("whether there will be memory enough")
     elif facts.has_target:
         out.append("the environment is not known")
-    if facts.intent.call is IntentCall.RESUME:
-        out.append("optimizers and callbacks are not compared yet: this answer is about weights, epoch and step")
+    if facts.intent.call is IntentCall.RESUME and checkpoint.readable and facts.has_target:
+        training = None if facts.resolved_target.spec is None else facts.spec.training
+        if training is None:
+            out.append("the optimizers are not compared: this answer is about weights, epoch and step")
+        elif training.unknown:
+            out.append(f"the optimizers are not compared: {training.unknown}")
     return list(dict.fromkeys(s for s in out if s))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from relight.core.errors import MissingFact
 from relight.core.target import IntentCall
 from relight.facts import conversions
 from relight.facts.describe import counted, some, tensors
 from relight.facts.facts import Facts
+from relight.facts.optimizers import saved_optimizers
 from relight.facts.versions import at_least, release
 
 
@@ -74,22 +75,39 @@ def _not_visible(facts: Facts) -> Iterator[str]:
 
 
 def _optimizers(facts: Facts) -> Iterator[str]:
-    """What the optimizer's state covers, for a resume; what configure_optimizers makes is not known here."""
+    """Whose options win in a resume; and what the state covers where configure_optimizers could not be asked."""
     if facts.intent.call is not IntentCall.RESUME or facts.spec.kind == "datamodule":
         return
+    training = facts.spec.training
+    if training is not None and not training.unknown:
+        if facts.states.kind:
+            return
+        for mine, theirs in zip(saved_optimizers(facts.lightning) or (), training.optimizers, strict=False):
+            for name, saved in mine.values.items():
+                now = [g.options.get(name) for g in theirs.groups]
+                if len(now) == len(saved) and list(saved) != now and None not in now:
+                    yield (
+                        f"{name} is that of the file, {_values(saved)}, not that of configure_optimizers, "
+                        f"{_values(now)}: relight fix --for resume --set optimizer.{name}=... decides otherwise."
+                    )
+        return
     seen: set[str] = set()
-    mine = 0
+    mine_count = 0
     for p in facts.spec.params:  # a tensor under two names is one parameter
         if p.kind == "parameter" and p.key not in seen:
-            mine += 1
+            mine_count += 1
             seen.update((p.key, *p.tied_with))
     for i, groups in enumerate(facts.lightning.optimizer_groups):
-        if sum(groups) != mine:
+        if sum(groups) != mine_count:
             which = "The optimizer's" if len(facts.lightning.optimizer_groups) == 1 else f"Optimizer {i}'s"
             yield (
                 f"{which} state is for {counted(sum(groups), 'parameter')} in {counted(len(groups), 'group')}, "
-                f"the model has {mine:,}: it resumes only if configure_optimizers gives it as many."
+                f"the model has {mine_count:,}: it resumes only if configure_optimizers gives it as many."
             )
+
+
+def _values(values: Sequence[object]) -> str:
+    return ", ".join(dict.fromkeys(str(v) for v in values))
 
 
 def _versions(facts: Facts) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from relight.core.target import IntentCall
 from relight.facts.facts import Facts
 from relight.facts.lightning import LightningView
 
@@ -13,7 +14,7 @@ def summary(facts: Facts) -> dict[str, Any]:
     checkpoint = facts.checkpoint
     view = LightningView(checkpoint)
     numel = sum(t.numel for t in checkpoint.tensors)
-    return {
+    out: dict[str, Any] = {
         "layout": checkpoint.layout.value,
         "bytes": checkpoint.nbytes,
         "kind": view.kind if checkpoint.readable else None,
@@ -25,3 +26,7 @@ def summary(facts: Facts) -> dict[str, Any]:
         "optimizers": [family for family, _ in view.optimizer_entries],
         "devices": list(dict.fromkeys(s.device for s in checkpoint.storages.values())),
     }
+    if facts.intent.call is IntentCall.RESUME and checkpoint.readable and facts.environment_known:
+        starts = facts.resume.starts if facts.environment.lightning is not None else None
+        out["resumes_at"] = None if starts is None else {"epoch": starts.epoch, "step": starts.step}
+    return out

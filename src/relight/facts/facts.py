@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout
+from relight.core.edits import Edit, RenameKeys
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage
 from relight.core.manifest import Manifest, buffer_values
 from relight.core.objects import Value
 from relight.core.target import BuildFailure, Environment, Intent, IntentCall, ModelSpec, Rehearsal, Target
-from relight.facts import altered, devices, finite, imports, keys, makes, memory, replay, resume, ties, unpickling
+from relight.facts import (
+    altered,
+    devices,
+    finite,
+    imports,
+    keys,
+    makes,
+    memory,
+    optimizers,
+    replay,
+    resume,
+    ties,
+    unpickling,
+)
 from relight.facts.arguments import Arguments, sort_arguments
 from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, with_arguments
 from relight.facts.keys import KeyDiff
@@ -129,7 +144,20 @@ class Facts:
         version = self.environment.lightning
         if version is None:
             raise MissingFact("environment", "the version of Lightning is not known")
-        return resume.resume(self.lightning, version)
+        training = None if self._target is None or self._target.spec is None else self._target.spec.training
+        return resume.resume(self.lightning, version, None if training is None else not training.automatic)
+
+    @cached_property
+    def states(self) -> optimizers.Arrangement:
+        """What a resume makes of the states of optimizers (facts ``contents``, ``spec``)."""
+        pairs = [p for e in self.attribution.explanations for p in e.pairs]
+        edits = (RenameKeys(tuple(dict(pairs).items())),) if pairs else ()
+        return self.states_after(edits)
+
+    def states_after(self, edits: Sequence[Edit]) -> optimizers.Arrangement:
+        """The same once some edits have been made of the state_dict (facts ``contents``, ``spec``)."""
+        self._need_contents()
+        return optimizers.arrange(self.checkpoint, self.spec, edits, optimizers.told_by(self.manifest_or_none))
 
     @cached_property
     def manifest_or_none(self) -> Manifest | None:

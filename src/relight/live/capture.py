@@ -31,6 +31,7 @@ from relight.core.target import (
     Rehearsal,
     Replay,
     Target,
+    TrainingSpec,
 )
 from relight.live import spec_cache
 from relight.live.wire import encode_arguments, encode_checkpoint
@@ -595,6 +596,7 @@ def spec_of(
         approximated=tuple(data["approximated"]),
         environment=environment,
         architecture=Make.from_dict(data.get("architecture")),
+        training=None if data.get("training") is None else TrainingSpec.from_dict(data["training"]),
     )
 
 

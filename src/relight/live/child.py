@@ -1719,6 +1719,8 @@ class Job(object):
             )
             self.add_values(answer["spec"], built)
             answer["device"] = built.device
+            if self.target["call"] == "resume" and kind_of(type(built.model)) == "lightning":
+                answer["spec"]["training"] = self.training(built)
             if self.file is not None and isinstance(built.model, self.torch.nn.Module):
                 answer["rehearsal"] = self.rehearse(built)
                 if self.target["replay"] is not None and answer["rehearsal"]["ok"]:
@@ -1925,6 +1927,31 @@ class Job(object):
             except Exception as exc:
                 built.problem = exc
 
+    def training(self, built):
+        """What configure_optimizers makes of the model: a resume gives the file's states to it by position."""
+        model = built.model
+        out = {"automatic": bool(getattr(model, "automatic_optimization", True)), "optimizers": [], "schedulers": []}
+        if not overrides(model, "configure_optimizers"):
+            return dict(out, unknown="the class has no configure_optimizers")
+        try:
+            with device_context(self.torch, built.device), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                optimizers, schedulers = configured(model.configure_optimizers())
+            names = {}
+            for name, parameter in model.named_parameters():
+                names.setdefault(id(parameter), name)
+            for optimizer in optimizers:
+                out["optimizers"].append(described_optimizer(optimizer, names))
+            out["schedulers"] = [class_path(type(s)) for s in schedulers]
+        except Stop:
+            return dict(out, unknown="configure_optimizers calls {}".format(WATCH.stopped_by), optimizers=[])
+        except Exception as exc:
+            reason = "configure_optimizers could not be run here ({}: {})".format(
+                type(exc).__name__, message_of(exc, 200)
+            )
+            return dict(out, unknown=reason, optimizers=[])
+        return dict(out, unknown="")
+
     def rehearse(self, built):
         if self.migration is not None:
             return self.verdict(self.migration, "migrate", None)
@@ -2127,6 +2154,47 @@ class Job(object):
         )
         facts.update(user_frame(exc, self.names))
         return facts
+
+
+def configured(value):
+    """The optimizers and schedulers in what configure_optimizers returns, in the order in which Lightning takes them."""
+    if value is None:
+        return [], []
+    if isinstance(value, dict):
+        value = [value]
+    elif isinstance(value, (list, tuple)):
+        if len(value) == 2 and all(isinstance(part, (list, tuple)) for part in value):
+            optimizers, schedulers = value
+            return list(optimizers), [s["scheduler"] if isinstance(s, dict) else s for s in schedulers]
+    else:
+        value = [value]
+    optimizers, schedulers = [], []
+    for part in value:
+        if isinstance(part, dict):
+            optimizers.append(part["optimizer"])
+            scheduler = part.get("lr_scheduler")
+            if scheduler is not None:
+                schedulers.append(scheduler["scheduler"] if isinstance(scheduler, dict) else scheduler)
+        else:
+            optimizers.append(part)
+    return optimizers, schedulers
+
+
+def described_optimizer(optimizer, names):
+    """The class of an optimizer, and its groups with the names of their parameters and their plain options."""
+    groups = []
+    for group in optimizer.param_groups:
+        plain = {
+            k: v
+            for k, v in group.items()
+            if k not in ("params", "param_names") and (v is None or isinstance(v, (bool, int, float, str)))
+        }
+        others = [k for k in group if k not in plain and k not in ("params", "param_names")]
+        parameters = [names.get(id(p)) for p in group["params"]]
+        if None in parameters:
+            raise ValueError("an optimizer has a parameter that the model has not")
+        groups.append({"parameters": parameters, "options": plain, "others": others})
+    return {"class_path": class_path(type(optimizer)), "groups": groups}
 
 
 def listed(word, text):

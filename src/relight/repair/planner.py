@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from relight.core.edits import (
     AddNames,
+    ArrangeOptimizer,
     Choice,
     ComputeTensors,
     ConvertTensors,
@@ -71,6 +73,23 @@ def plan(report: Report, digest: str, allow: Collection[str] = ()) -> Plan:
     )
 
 
+def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
+    """The plan with the states of optimizers given to the parameters as its other edits name and make them."""
+    if any(isinstance(e, (SetEntry, DropEntry)) and e.path[:1] == ("optimizer_states",) for e in made.edits):
+        return made  # they are left out on request
+    others = tuple(e for e in made.edits if not isinstance(e, ArrangeOptimizer))
+    made = replace(made, edits=(*others, *arrangement))
+    if arrangement:
+        return made
+    # What was to arrange them rests on names that this plan does not make.
+    open_ones = [c for c in made.chosen if c.name == "optimizer-differs"]
+    return replace(
+        made,
+        chosen=tuple(c for c in made.chosen if c not in open_ones),
+        rejected=(*made.rejected, *(replace(c, reason="the names of its tensors come first") for c in open_ones)),
+    )
+
+
 def names_to_allow(report: Report) -> list[str]:
     """What ``--allow`` may name for this report."""
     return list(dict.fromkeys(f.allow for x in report.findings for f in x.fixes if f.edits and f.allow is not None))
@@ -108,6 +127,7 @@ class _Composed:
         self.names: dict[str, ReplaceGlobal] = {}
         self.device: SetDevice | None = None
         self.plain: MakePlain | None = None
+        self.optimizers: dict[int, ArrangeOptimizer] = {}
 
     def add(self, edits: Sequence[Edit]) -> str:
         """Take edits; why not, where they contradict others, and then none of them is taken."""
@@ -155,6 +175,9 @@ class _Composed:
         elif isinstance(edit, ReplaceGlobal):
             if self.names.get(edit.old, edit) != edit:
                 return f"{edit.old} is replaced already"
+        elif isinstance(edit, ArrangeOptimizer):
+            if self.optimizers.get(edit.optimizer, edit) != edit:
+                return f"the states of optimizer {edit.optimizer} are arranged already"
         elif isinstance(edit, SetDevice) and self.device not in (None, edit):
             return "the device is set already"
         return ""
@@ -181,6 +204,8 @@ class _Composed:
             self.entries[_place(edit)] = edit
         elif isinstance(edit, ReplaceGlobal):
             self.names[edit.old] = edit
+        elif isinstance(edit, ArrangeOptimizer):
+            self.optimizers[edit.optimizer] = edit
         elif isinstance(edit, SetDevice):
             self.device = edit
         else:
@@ -201,6 +226,7 @@ class _Composed:
             ComputeTensors(tuple(self.computed.values())) if self.computed else None,
             AddNames(tuple(self.added)) if self.added else None,
             DropKeys(tuple(self.dropped)) if self.dropped else None,
+            *self.optimizers.values(),
             # What moves first: entries that are set may stand in what it makes.
             *sorted(self.entries.values(), key=lambda e: not isinstance(e, MoveEntry)),
             *self.wraps.values(),

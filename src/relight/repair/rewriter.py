@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
 from relight.core.edits import (
     AddNames,
+    ArrangeOptimizer,
     ComputeTensors,
     ConvertTensors,
     DropEntry,
@@ -646,6 +647,14 @@ def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]
             yield (".".join(edit.old) or "the whole", f"-> {'.'.join(edit.new)}")
         elif isinstance(edit, ReplaceGlobal):
             yield (edit.old, f"-> {edit.new}")
+        elif isinstance(edit, ArrangeOptimizer):
+            count = sum(len(g) for g in edit.groups)
+            fresh = sum(not sources for g in edit.groups for sources, _, _ in g)
+            text = f"{count - fresh} states go with their parameters"
+            yield (
+                f"optimizer_states[{edit.optimizer}]",
+                text + (f"; {_parameters(fresh)} without one" if fresh else ""),
+            )
         elif isinstance(edit, SetDevice):
             yield ("device", f"-> {edit.device}")
 
@@ -687,6 +696,10 @@ _HOW = {
     "cast": "converted",
     "value": "added, as the model makes it",
 }
+
+
+def _parameters(count: int) -> str:
+    return f"{count} parameter starts" if count == 1 else f"{count} parameters start"
 
 
 def _some(names: Sequence[str]) -> str:

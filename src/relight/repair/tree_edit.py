@@ -11,6 +11,7 @@ from relight.core.checkpoint import StorageEntry, TensorEntry
 from relight.core.dtypes import BY_NAME
 from relight.core.edits import (
     AddNames,
+    ArrangeOptimizer,
     ComputeTensors,
     ConvertTensors,
     DropEntry,
@@ -29,6 +30,7 @@ from relight.core.objects import Call, DictNode, Global, ListNode, ObjectPath, P
 from relight.facts import plain_data
 from relight.reader.tensors import REBUILD_NAMES, TensorReader
 from relight.repair.computing import Computed, Held, computed
+from relight.repair.optimizer_edit import Misfit, arrange
 from relight.repair.pickle_out import name_node
 from relight.repair.tensor_values import Joined, View, converted, first_entry, strides
 
@@ -84,6 +86,8 @@ def edit_tree(
         _edit_keys(root, keys, state_dict, storages, out)
     for edit in edits:
         if isinstance(edit, SetEntry):
+            if edit.path[-1:] in (("optimizer_states",), ("lr_schedulers",), ("callbacks",)) and edit.value in ([], {}):
+                out.dropped.append((".".join(edit.path), "left out"))
             _set_entry(out.root, edit)
         elif isinstance(edit, DropEntry):
             _drop_entry(out.root, edit)
@@ -98,6 +102,14 @@ def edit_tree(
             for node in nodes(out.root):
                 if isinstance(node, Persistent) and isinstance(node.pid, tuple) and len(node.pid) in (5, 6):
                     node.pid = (*node.pid[:3], edit.device, *node.pid[4:])
+        elif isinstance(edit, ArrangeOptimizer):
+            try:
+                left = arrange(out.root, edit, lambda wanted, values: _converted(wanted, values, storages, out))
+                if left:
+                    what = "the state of a parameter" if left == 1 else f"the states of {left} parameters"
+                    out.dropped.append((f"optimizer_states[{edit.optimizer}]", f"{what} that it does not have"))
+            except Misfit as error:
+                raise CannotEdit(str(error)) from None
         elif isinstance(edit, MakePlain):
             _make_plain(out, edit, storages)
     return out
@@ -411,7 +423,7 @@ def _converted(
 ) -> dict[str, Value]:
     reader = TensorReader(storages)
     made: dict[str, Value] = {}
-    number = max((int(k) for k in storages if k.isdecimal()), default=-1) + 1
+    number = max((int(k) for k in (*storages, *out.storages) if k.isdecimal()), default=-1) + 1
     for new, (sources, op, shape) in convert.items():
         entries: list[TensorEntry] = []
         calls: list[Call] = []

@@ -88,7 +88,8 @@ def _answer(report: Report) -> str:
         verb = "resumes" if report.intent == "resume" else "loads"
         return f"{verb} WITHOUT AN ERROR, BUT WRONG, into {into}"
     if report.verdict is Verdict.LOADS:
-        return f"loads into {into}"
+        at = report.summary.get("resumes_at")
+        return f"resumes into {into} at epoch {at['epoch']}, step {at['step']}" if at else f"loads into {into}"
     if report.target is None:
         if report.all_findings:
             return "not compared with a model yet"

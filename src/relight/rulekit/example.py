@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from relight.core.manifest import KEY, SCHEMA
-from relight.core.target import BuildFailure, InitParam, Intent, Rehearsal
+from relight.core.target import BuildFailure, InitParam, Intent, Rehearsal, TrainingSpec
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -122,6 +122,7 @@ class Model:
         kind: ``lightning``, ``datamodule``, or ``base`` for LightningModule itself.
         name: Class name.
         architecture: What it computes, as `make` describes it; None where that was not captured.
+        training: What it is trained with; None where that was not captured.
         answer: What it answers to the probe of a manifest, as `probe` describes it; None where it was not asked.
     """
 
@@ -142,6 +143,7 @@ class Model:
     kind: str = "lightning"
     name: str = "MyModel"
     architecture: Mapping[str, object] | None = None
+    training: TrainingSpec | None = None
     answer: Mapping[str, object] | None = None
 
 

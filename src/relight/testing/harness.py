@@ -138,6 +138,7 @@ def spec_of(model: Model, init: InitSignature) -> ModelSpec:
         init=init,
         strict_loading=model.strict_loading,
         architecture=Make.from_dict(model.architecture),
+        training=model.training,
     )
 
 

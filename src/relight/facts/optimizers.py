@@ -1,0 +1,423 @@
+"""Optimizer states and the parameters that they belong to.
+
+A file keeps the states by position, and a resume gives them out by position: whoever renames, adds or moves a
+parameter moves the states of others. Which parameter a state belongs to is told by names that newer torch stores, by a
+manifest, or by the order of the state_dict, which is that of ``parameters()``, together with the shapes of the moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from relight.core.checkpoint import Checkpoint
+from relight.core.edits import ArrangeOptimizer, ComputeTensors, ConvertTensors, DropKeys, Edit, RenameKeys
+from relight.core.manifest import Manifest
+from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
+from relight.core.target import ModelSpec, OptimizerSpec
+from relight.facts.lightning import LightningView
+from relight.reader.tensors import REBUILD_NAMES
+
+Shape: TypeAlias = "tuple[int, ...]"
+# States with a value for each of the parameter. Source: torch 2.13, torch/optim: the states that _init_group makes with
+# zeros_like of the parameter; those of Adafactor, for one, have other shapes.
+ELEMENTWISE = frozenset({
+    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "grad_avg", "sum", "exp_inf",
+    "prev", "step_size", "mu", "eta_sum",
+})  # fmt: skip
+# Options that tell classes of optimizers apart; the class itself is not in a file.
+_TELLING = frozenset({
+    "betas", "momentum", "dampening", "alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "lr_decay",
+    "initial_accumulator_value", "momentum_decay", "max_iter", "history_size", "beta2_decay",
+})  # fmt: skip
+_BUFFER_NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked", "position_ids"})
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """An optimizer as a file has it.
+
+    Attributes:
+        sizes: Number of parameters in each group.
+        shapes: Shape of each parameter as its state shows it, over all groups; None where there is none.
+        names: Names of the parameters where the file states them; empty where it does not.
+        options: Names of the options of the first group.
+        values: ``lr`` (the one that schedulers begin with, where there are any) and ``weight_decay`` of each group.
+    """
+
+    sizes: tuple[int, ...]
+    shapes: tuple[Shape | None, ...]
+    names: tuple[str, ...]
+    options: frozenset[str]
+    values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> bool:
+        """Whether any of its parameters has a state."""
+        return any(s is not None for s in self.shapes)
+
+
+@dataclass(slots=True)
+class Arrangement:
+    """What a resume makes of the optimizers' states, and what makes it right.
+
+    Attributes:
+        edits: What gives each state to its parameter; empty where they are, or where that cannot be done.
+        refused: Why it cannot be done; empty where it can.
+        kind: What a resume does as it is: empty where it is right, else ``count``, ``groups``, ``sizes``, ``class``,
+            ``order`` or ``shapes``.
+        at: Which optimizer that is.
+        moved: (parameter of the file, parameter that gets its state as it is), where they differ.
+        without: Parameters that get no state.
+        left: Parameters of the file whose state nobody takes.
+        names_first: Whether it is refused only because names of tensors differ, too.
+    """
+
+    edits: tuple[Edit, ...] = ()
+    refused: str = ""
+    kind: str = ""
+    at: int = 0
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    names_first: bool = False
+
+
+def saved_optimizers(view: LightningView) -> list[Saved] | None:
+    """The optimizers of a file; None where they are not what torch writes."""
+    states = view.get("optimizer_states")
+    if not isinstance(states, ListNode):
+        return None
+    out = []
+    for state in states.items:
+        groups = mapping_get(state, "param_groups")
+        if not isinstance(groups, ListNode):
+            return None
+        found = {k: v for k, v in mapping_pairs(mapping_get(state, "state")) or () if isinstance(k, (int, str))}
+        sizes, shapes, names = [], [], []
+        lr: list[Value] = []
+        decay: list[Value] = []
+        for group in groups.items:
+            members = mapping_get(group, "params")
+            if not isinstance(members, ListNode):
+                return None
+            sizes.append(len(members.items))
+            shapes += [_shape_in(found.get(i)) if isinstance(i, (int, str)) else None for i in members.items]
+            named = mapping_get(group, "param_names")
+            names += [n for n in named.items if isinstance(n, str)] if isinstance(named, ListNode) else []
+            first = "initial_lr" if mapping_has(group, "initial_lr") else "lr"
+            lr.append(mapping_get(group, first))
+            decay.append(mapping_get(group, "weight_decay"))
+        options = {k for k, _ in mapping_pairs(groups.items[0]) or () if isinstance(k, str)} if groups.items else set()
+        whole = tuple(names) if len(names) == sum(sizes) else ()
+        values = {
+            name: tuple(listed)
+            for name, listed in (("lr", lr), ("weight_decay", decay))
+            if all(isinstance(v, (int, float)) for v in listed)
+        }
+        out.append(Saved(tuple(sizes), tuple(shapes), whole, frozenset(options), values))
+    return out
+
+
+def told_by(manifest: Manifest | None) -> tuple[tuple[str, ...], ...]:
+    """Names of the parameters of each optimizer as a manifest has them; empty for those of which it has none."""
+    if manifest is None:
+        return ()
+    training = manifest.part("training")
+    names = training.get("parameters")
+    found = training.get("optimizers")
+    if not isinstance(names, list) or not isinstance(found, list):
+        return ()
+    out = []
+    for optimizer in found:
+        groups = optimizer.get("groups") if isinstance(optimizer, dict) else None
+        mine: list[str] = []
+        for group in groups if isinstance(groups, list) else ():
+            ranges = group.get("parameters") if isinstance(group, dict) else None
+            for pair in ranges if isinstance(ranges, list) else ():
+                if isinstance(pair, list) and len(pair) == 2 and all(type(n) is int for n in pair):
+                    mine += [str(n) for n in names[pair[0] : pair[1] + 1]]
+        out.append(tuple(mine))
+    return tuple(out)
+
+
+def _shape_in(state: Value) -> Shape | None:
+    for name, value in mapping_pairs(state) or ():
+        if name in ELEMENTWISE and isinstance(name, str) and isinstance(value, Call) and value.name in REBUILD_NAMES:
+            size = value.args[2] if len(value.args) > 2 else None
+            if isinstance(size, tuple) and all(type(n) is int for n in size):
+                return tuple(n for n in size if isinstance(n, int))
+    return None
+
+
+def arrange(
+    checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit], told: Sequence[Sequence[str]] = ()
+) -> Arrangement:
+    """What a resume makes of the states of a file, once some edits have given its tensors the names of a model.
+
+    Args:
+        checkpoint: The file.
+        spec: The model, with its ``training``.
+        edits: Of the names and tensors of the state_dict.
+        told: Names of the parameters of each optimizer, where something else than the file's optimizers tells them.
+    """
+    view = LightningView(checkpoint)
+    saved = saved_optimizers(view)
+    training = spec.training
+    if training is None or training.unknown or saved is None or not saved:
+        return Arrangement()
+    origin = _origins(checkpoint, spec, edits)
+    out = Arrangement()
+    if len(saved) != len(training.optimizers):
+        out.kind = "count"
+        out.refused = f"the file has {len(saved)} optimizers, configure_optimizers makes {len(training.optimizers)}"
+        return out
+    made: list[Edit] = []
+    for i, (mine, theirs) in enumerate(zip(saved, training.optimizers, strict=True)):
+        kind, edit = _one(i, mine, theirs, checkpoint, spec, origin, told[i] if i < len(told) else (), out)
+        if kind and not out.kind:
+            out.kind, out.at = kind, i
+        if edit is not None:
+            made.append(edit)
+    if out.kind in ("sizes", "order", "shapes") and _open(checkpoint, spec, edits, origin, out.without):
+        out.refused = "which tensors of the file some parameters are is still open"
+        out.names_first = True
+    out.edits = () if out.refused else tuple(made)
+    return out
+
+
+def _open(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    edits: Sequence[Edit],
+    origin: Mapping[str, _Origin],
+    without: Sequence[str],
+) -> bool:
+    """Whether tensors of the file that nobody takes could be parameters that seem to have none there."""
+    taken = {s for sources, _, _ in origin.values() for s in sources} | {p.key for p in spec.params}
+    for edit in edits:
+        if isinstance(edit, DropKeys):
+            taken.update(edit.keys)
+        elif isinstance(edit, RenameKeys):
+            taken.update(old for old, _ in edit.pairs)
+    here = {t.key for t in checkpoint.tensors}
+    for edit in edits:
+        if isinstance(edit, ComputeTensors):
+            taken.update(s for _, sources, _, _, _ in edit.tensors for s in sources)
+            here.update(name for name, _, _, _, _ in edit.tensors)
+    return any(k not in here for k in without) and any(t.key not in taken for t in checkpoint.tensors)
+
+
+_Origin: TypeAlias = "tuple[tuple[str, ...], str, Shape]"
+
+
+def _origins(checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit]) -> dict[str, _Origin]:
+    """What each parameter of a model is in a file: the tensors that it is made of, how, and its shape."""
+    shapes = {t.key: t.shape for t in checkpoint.tensors}
+    renamed: dict[str, str] = {}
+    made: dict[str, _Origin] = {}
+    for edit in edits:
+        if isinstance(edit, RenameKeys):
+            renamed.update({new: old for old, new in edit.pairs})
+        elif isinstance(edit, ConvertTensors):
+            made.update({new: (sources, op, shape) for new, sources, op, shape in edit.pairs})
+        elif isinstance(edit, ComputeTensors):
+            # A conversion keeps the moments what they are; whatever else is computed has none.
+            made.update(
+                {n: (s, "copy", shape) for n, s, how, shape, _ in edit.tensors if how == "cast" and len(s) == 1}
+            )
+    gone = set(renamed.values()) | {s for sources, _, _ in made.values() for s in sources}
+    out: dict[str, _Origin] = {}
+    for p in spec.params:
+        if p.kind != "parameter" or p.shape is None:
+            continue
+        for name in (p.key, *p.tied_with):
+            if name in made:
+                out[p.key] = made[name]
+                break
+            old = renamed.get(name, name if name not in gone else None)
+            if old is not None and shapes.get(old) == p.shape:
+                out[p.key] = ((old,), "copy", p.shape)
+                break
+    return out
+
+
+def _one(
+    index: int,
+    mine: Saved,
+    theirs: OptimizerSpec,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    origin: Mapping[str, _Origin],
+    told: Sequence[str],
+    out: Arrangement,
+) -> tuple[str, Edit | None]:
+    """What is wrong with one optimizer, and the edit that mends it."""
+    options = {k for g in theirs.groups for k in (*g.options, *g.others)}
+    if mine.options & _TELLING != options & _TELLING:
+        name = theirs.class_path.rpartition(".")[2]
+        other = sorted(mine.options & _TELLING - options) or sorted(options & _TELLING - mine.options)
+        out.refused = f"the state is not that of {name}, as {other[0]} shows"
+        return "class", None
+    kind = ""
+    if len(mine.sizes) != len(theirs.groups):
+        out.refused = f"the file has {len(mine.sizes)} groups of parameters, the optimizer has {len(theirs.groups)}"
+        return "groups", None
+    if mine.sizes != tuple(len(g.parameters) for g in theirs.groups):
+        kind = "sizes"
+    if not mine.steps and not kind:
+        return "", None  # nothing that could go to the wrong one
+    names = list(told or mine.names) if len(told or mine.names) == len(mine.shapes) else None
+    if names is None:
+        names, why = _names(mine, theirs, checkpoint, spec, origin)
+        if names is None:
+            if not kind and _fits(mine, theirs, spec):
+                return "", None  # by position they fit, and nothing says that they are others
+            out.refused = why
+            return kind or "shapes", None
+    position = {name: i for i, name in enumerate(names)}
+    groups: list[tuple[tuple[tuple[int, ...], str, Shape], ...]] = []
+    identical = not kind
+    at = 0
+    for group in theirs.groups:
+        members: list[tuple[tuple[int, ...], str, Shape]] = []
+        for key in group.parameters:
+            sources, op, shape = origin.get(key, ((), "copy", ()))
+            places = tuple(position[s] for s in sources if s in position)
+            if len(places) != len(sources):
+                places = ()
+            if not places:
+                out.without.append(key)
+            if places != (at,) or op != "copy":
+                identical = False
+                if at < len(names):
+                    out.moved.append((names[at], key))
+            members.append((places, op if places else "copy", shape))
+            at += 1
+        groups.append(tuple(members))
+    used = {p for g in groups for places, _, _ in g for p in places}
+    out.left += [n for i, n in enumerate(names) if i not in used and mine.shapes[i] is not None]
+    if identical:
+        return "", None
+    if not kind:
+        kind = "order" if _fits(mine, theirs, spec) else "shapes"
+    return kind, ArrangeOptimizer(index, tuple(groups))
+
+
+def _fits(mine: Saved, theirs: OptimizerSpec, spec: ModelSpec) -> bool:
+    """Whether all states have the shapes of the parameters that get them by position."""
+    shapes = {p.key: p.shape for p in spec.params}
+    keys = [k for g in theirs.groups for k in g.parameters]
+    return len(keys) == len(mine.shapes) and all(
+        s is None or shapes.get(k) in (None, s) for k, s in zip(keys, mine.shapes, strict=True)
+    )
+
+
+# ---------------------------------------------------------------- names of parameters that a file does not state
+
+
+def _names(
+    mine: Saved, theirs: OptimizerSpec, checkpoint: Checkpoint, spec: ModelSpec, origin: Mapping[str, _Origin]
+) -> tuple[list[str] | None, str]:
+    """Names of the parameters of an optimizer of a file, or why they cannot be told."""
+    order = _in_order(checkpoint, spec, origin)
+    shapes = {t.key: t.shape for t in checkpoint.tensors}
+    here = [[s for key in g.parameters for s in origin.get(key, ((), "", ()))[0]] for g in theirs.groups]
+    everywhere = {s for sources, _, _ in origin.values() for s in sources}
+    free = [k for k in order if k not in everywhere]  # what the model has no more
+    defined = [p.key for p in spec.params if p.kind == "parameter"]
+    out: list[str] = []
+    at = 0
+    for g, (group, size) in enumerate(zip(theirs.groups, mine.sizes, strict=True)):
+        wanted = mine.shapes[at : at + size]
+        at += size
+        own = [k for k in defined if k in set(group.parameters)]
+        several = len(theirs.groups) > 1
+        mates = set(here[g])
+        base = [k for k in order if k in mates]
+        wide = [k for k in order if k in mates or k in free]
+        candidates = [base, wide] if several else [base, wide, order]
+        if list(group.parameters) != own:
+            # An order of its own: it may be that of then, or new.
+            candidates.insert(0, list(dict.fromkeys(here[g])))
+        fits = [c for c in candidates if len(c) == size and _matches(c, wanted, shapes)]
+        if list(group.parameters) != own and any(c != fits[0] for c in fits if set(c) == set(fits[0])):
+            return None, "which parameters of the file its states belong to cannot be told: several orders fit"
+        if fits:
+            found = fits[0]
+        else:
+            ways: list[list[str]] = []
+            for c in candidates:
+                ways = _ways(c, wanted, shapes)
+                if ways:
+                    break
+            if len(ways) != 1:
+                return None, "which parameters of the file its states belong to cannot be told: " + (
+                    "several readings fit" if ways else f"{size} states do not fit {len(wide)} tensors"
+                )
+            found = ways[0]
+        out += found
+    if len(set(out)) != len(out):
+        return None, "which parameters of the file its states belong to cannot be told"
+    return out, ""
+
+
+def _in_order(checkpoint: Checkpoint, spec: ModelSpec, origin: Mapping[str, _Origin]) -> list[str]:
+    """Parameters of a file in the order of ``parameters()``, as far as the file tells them from buffers."""
+    parameters = {s for sources, _, _ in origin.values() for s in sources}
+    buffers = {p.key for p in spec.params if p.kind == "buffer"}
+    out: list[str] = []
+    seen: set[tuple[object, ...]] = set()
+    for t in checkpoint.tensors:
+        named_so = t.key.rpartition(".")[2] in _BUFFER_NAMES or not t.dtype.startswith(("float", "bf"))
+        if t.key not in parameters and (t.key in buffers or named_so):
+            continue
+        # A tensor under two names is one parameter, under the first of them.
+        place = (t.storage_id, t.offset, t.shape)
+        if t.storage_id is not None and place in seen:
+            continue
+        seen.add(place)
+        out.append(t.key)
+    return out
+
+
+def _matches(keys: Sequence[str], wanted: Sequence[Shape | None], shapes: Mapping[str, Shape]) -> bool:
+    return all(w is None or shapes[k] == w for k, w in zip(keys, wanted, strict=True))
+
+
+def _ways(
+    keys: Sequence[str], wanted: Sequence[Shape | None], shapes: Mapping[str, Shape], most: int = 2
+) -> list[list[str]]:
+    """Up to two ways to choose keys in their order so that their shapes are those wanted."""
+    rest = len(keys) - len(wanted)
+    if rest < 0 or len(keys) * len(wanted) > 1_000_000:
+        return []
+    # Chains that end the choice of the first states; a chain is (index of the key, the chain before it).
+    chains: list[list[tuple[int, object]]] = [[(-1, None)]]
+    for j, want in enumerate(wanted):
+        now: list[tuple[int, object]] = []
+        for i in range(j, j + rest + 1):
+            if want is not None and shapes[keys[i]] != want:
+                continue
+            now += [(i, chain) for chain in chains[j] if chain[0] < i][:most]
+        # Two that end at the same key are enough to know that there are several ways.
+        chains.append(_fewest(now, most))
+    out: list[list[str]] = []
+    for chain in chains[-1][:most]:
+        picked: list[str] = []
+        link: object = chain
+        while isinstance(link, tuple) and link[0] >= 0:
+            picked.append(keys[link[0]])
+            link = link[1]
+        out.append(picked[::-1])
+    return out
+
+
+def _fewest(chains: list[tuple[int, object]], most: int) -> list[tuple[int, object]]:
+    by_end: dict[int, list[tuple[int, object]]] = {}
+    for chain in chains:
+        kept = by_end.setdefault(chain[0], [])
+        if len(kept) < most:
+            kept.append(chain)
+    return [chain for kept in by_end.values() for chain in kept]

@@ -1,0 +1,101 @@
+"""States of optimizers in another order: each goes with its parameter, joined or cut as that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+from relight.core.edits import ArrangeOptimizer
+from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_pairs
+from relight.facts.optimizers import ELEMENTWISE
+from relight.reader.tensors import REBUILD_NAMES
+
+Conversions: TypeAlias = "dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]]"
+
+
+class Misfit(ValueError):
+    """An edit that does not fit the optimizers of the file."""
+
+
+def arrange(
+    root: Value, edit: ArrangeOptimizer, convert: Callable[[Conversions, Mapping[str, Value]], Mapping[str, Value]]
+) -> int:
+    """Carry an edit out on a tree.
+
+    Args:
+        root: The tree; it is changed.
+        edit: What goes where.
+        convert: Makes tensors of others: conversions by name, and the tensors that they name.
+
+    Returns:
+        How many states nobody takes.
+
+    Raises:
+        Misfit: The file's optimizer is another one.
+    """
+    states = mapping_get(root, "optimizer_states")
+    if not isinstance(states, ListNode) or edit.optimizer >= len(states.items):
+        raise Misfit(f"it has no optimizer {edit.optimizer}")
+    optimizer = states.items[edit.optimizer]
+    groups, old = mapping_get(optimizer, "param_groups"), mapping_get(optimizer, "state")
+    pairs = mapping_pairs(old)
+    if not isinstance(groups, ListNode) or pairs is None or len(groups.items) != len(edit.groups):
+        raise Misfit(f"its optimizer {edit.optimizer} has other groups")
+    ids: list[Value] = []
+    for group in groups.items:
+        members = mapping_get(group, "params")
+        ids += members.items if isinstance(members, ListNode) else []
+    by_id = {k: v for k, v in pairs if isinstance(k, (int, str))}
+    at = [by_id.get(i) if isinstance(i, (int, str)) else None for i in ids]
+    last = max((p for g in edit.groups for sources, _, _ in g for p in sources), default=-1)
+    if last >= len(ids):
+        raise Misfit(f"its optimizer {edit.optimizer} has {len(ids)} parameters")
+    new: list[tuple[Value, Value]] = []
+    number = 0
+    for group, wanted in zip(groups.items, edit.groups, strict=True):
+        numbers: list[Value] = []
+        for sources, op, shape in wanted:
+            parts = [at[p] for p in sources]
+            if parts and all(part is not None for part in parts):
+                new.append((number, parts[0] if op == "copy" else _made(parts, op, shape, convert)))
+            numbers.append(number)
+            number += 1
+        own = mapping_pairs(group)
+        if own is None or not isinstance(group, (DictNode, Call)):
+            raise Misfit(f"its optimizer {edit.optimizer} has other groups")
+        # Names that newer torch stores are those of the parameters of then; positions are what counts.
+        group.pairs = [(k, ListNode(list(numbers)) if k == "params" else v) for k, v in own if k != "param_names"]
+    if not isinstance(old, (DictNode, Call)):
+        raise Misfit(f"its optimizer {edit.optimizer} has no states")
+    old.pairs = new
+    if isinstance(old, Call) and old.name != "collections.defaultdict":
+        old.args = ()
+    used = {p for g in edit.groups for sources, _, _ in g for p in sources}
+    return sum(state is not None and p not in used for p, state in enumerate(at))
+
+
+def _made(
+    parts: list[Value],
+    op: str,
+    shape: tuple[int, ...],
+    convert: Callable[[Conversions, Mapping[str, Value]], Mapping[str, Value]],
+) -> Value:
+    """One state made of those of the parts, as the parameter is made of them; what is no tensor is that of the first."""
+    conversions: Conversions = {}
+    tensors: dict[str, Value] = {}
+    first = mapping_pairs(parts[0]) or []
+    for name, value in first:
+        if not isinstance(name, str) or name not in ELEMENTWISE:
+            if isinstance(name, str) and _is_large(value):
+                raise Misfit(f"{name} of an optimizer's state is not kept value by value, and cannot be joined or cut")
+            continue
+        for i, part in enumerate(parts):
+            tensors[f"{name}/{i}"] = mapping_get(part, name)
+        conversions[name] = (tuple(f"{name}/{i}" for i in range(len(parts))), op, shape)
+    made = convert(conversions, tensors)
+    return DictNode([(k, made[k] if isinstance(k, str) and k in made else v) for k, v in first])
+
+
+def _is_large(value: Value) -> bool:
+    """Whether a value is a tensor with more than one value."""
+    return isinstance(value, Call) and value.name in REBUILD_NAMES and len(value.args) > 2 and value.args[2] != ()

@@ -1,0 +1,89 @@
+"""Which parameter a state of an optimizer belongs to, and what gives it to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from relight.core.edits import ArrangeOptimizer, ConvertTensors, RenameKeys
+from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec, ParamSpec, TrainingSpec
+from relight.facts.optimizers import arrange
+from relight.reader import open_checkpoint
+from relight.rulekit import File, Tensor
+from relight.testing import write
+
+
+def file(folder, tensors, moments, sizes=None):
+    """A file whose Adam has moments of these shapes, in groups of these sizes."""
+    groups, at = [], 0
+    for size in sizes or [len(moments)]:
+        groups.append({"lr": 0.1, "betas": [0.9, 0.99], "params": list(range(at, at + size))})
+        at += size
+    state = {i: {"step": 3, "exp_avg": Tensor(s), "exp_avg_sq": Tensor(s)} for i, s in enumerate(moments)}
+    extra = {"optimizer_states": [{"state": state, "param_groups": groups}], "lr_schedulers": []}
+    return open_checkpoint(write(File(tensors=tensors, extra=extra), folder / "model.ckpt"))
+
+
+def spec(params, *groups):
+    made = OptimizerSpec("torch.optim.adam.Adam", tuple(GroupSpec(tuple(g), {"lr": 0.1}, ("betas",)) for g in groups))
+    entries = tuple(ParamSpec(k, "float32", s, "parameter", True, (), "strided") for k, s in params.items())
+    return ModelSpec(class_name="M", class_path="m:M", params=entries, training=TrainingSpec(optimizers=(made,)))
+
+
+THREE = {"a": (2, 3), "b": (4,), "c": (2, 3)}
+
+
+def test_the_same_order_needs_nothing(tmp_path):
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(THREE, THREE), ())
+    assert (found.kind, found.edits) == ("", ())
+
+
+def test_names_that_change_alone_need_nothing(tmp_path):
+    now = {"x": (2, 3), "b": (4,), "c": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), (RenameKeys((("a", "x"),)),))
+    assert (found.kind, found.edits) == ("", ())
+
+
+def test_modules_that_changed_places_take_their_states_along(tmp_path):
+    now = {"c": (2, 3), "b": (4,), "a": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
+    assert found.kind == "order"
+    groups = ((((2,), "copy", (2, 3)), ((1,), "copy", (4,)), ((0,), "copy", (2, 3))),)
+    assert found.edits == (ArrangeOptimizer(0, groups),)
+
+
+def test_a_new_parameter_starts_without_and_a_lost_one_is_told(tmp_path):
+    now = {"a": (2, 3), "new": (5,), "c": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
+    assert found.names_first  # "b" could be what "new" is called now
+    added = {"a": (2, 3), "b": (4,), "new": (5,), "c": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(added, added), ())
+    assert (found.kind, found.without, found.left) == ("sizes", ["new"], [])
+    removed = {"a": (2, 3), "c": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(removed, removed), ())
+    assert (found.kind, found.without, found.left) == ("sizes", [], ["b"])
+
+
+def test_joined_parameters_join_their_moments(tmp_path):
+    now = {"ac": (4, 3), "b": (4,)}
+    edits = (ConvertTensors((("ac", ("a", "c"), "concat:0", (4, 3)),)),)
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), edits)
+    assert found.edits == (ArrangeOptimizer(0, ((((0, 2), "concat:0", (4, 3)), ((1,), "copy", (4,))),)),)
+
+
+def test_parameters_that_were_frozen_are_told_by_the_shapes_of_the_moments(tmp_path):
+    found = arrange(file(tmp_path, THREE, [(4,), (2, 3)]), spec(THREE, THREE), ())
+    assert (found.kind, found.without) == ("sizes", ["a"])
+
+
+@pytest.mark.parametrize("moments", [[(2, 3)], [(9,), (9,)]])
+def test_several_readings_or_none_are_refused(tmp_path, moments):
+    found = arrange(file(tmp_path, THREE, moments), spec(THREE, THREE), ())
+    assert (found.kind, found.edits) == ("sizes", ())
+    assert "cannot be told" in found.refused
+
+
+def test_groups_keep_their_own(tmp_path):
+    checkpoint = file(tmp_path, THREE, [(2, 3), (2, 3), (4,)], [2, 1])
+    found = arrange(checkpoint, spec(THREE, ["a", "c"], ["b"]), ())
+    assert (found.kind, found.edits) == ("", ())
+    assert arrange(checkpoint, spec(THREE, ["a", "b", "c"]), ()).kind == "groups"
