@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.conversion import Conversion
-    from relight.core.edits import ArrangeOptimizer, Edit, LoadReport, Plan, Receipt, Written
+    from relight.core.edits import ArrangeOptimizer, Edit, LoadReport, Plan, Receipt, SetEntry, Written
     from relight.core.safety import Safety
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.engine.choice import Choice
@@ -529,6 +529,8 @@ def fix(
     plan: Plan | None = None,
     prove: str = "load",
     in_place: bool = False,
+    keep: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
     progress: Callable[[int], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Receipt:
@@ -554,6 +556,9 @@ def fix(
         in_place: Append to the file itself, where only names and values in its pickle change: its old bytes stay, so
             that `undo` takes it back. Refused where it could hurt: links, files of several names, read-only files, and
             repairs for safety's sake.
+        keep: For a resume: the parts that it is to restore, of weights, optimizer, loops, callbacks, schedulers; the
+            others begin anew. Empty for all.
+        options: For a resume: options of the optimizer that get another value, as ``{"optimizer.lr": 0.001}``.
         progress: Called with the number of bytes written, and then with those read again, since the last call.
         announce: Called with one line before something slow starts.
 
@@ -608,6 +613,8 @@ def fix(
         plan = planner.plan(before, digest_of(source), allow)
         if intent == "resume":
             plan = planner.with_states(plan, _arrangement(source, there, plan))
+        if keep or options:
+            plan = planner.with_wishes(plan, _wishes(source, before, intent, keep, options or {}))
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
@@ -1659,6 +1666,29 @@ def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOp
         return []
     found = optimizers.arrange(checkpoint, target.spec, made.edits, optimizers.told_by(manifest_of(checkpoint)))
     return [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
+
+
+def _wishes(
+    path: str, report: Report, intent: str, parts: Sequence[str], values: Mapping[str, object]
+) -> list[SetEntry]:
+    """What the user wants of a resume besides, as edits."""
+    from relight.core.edits import SetEntry
+    from relight.core.errors import UsageError
+    from relight.facts import wishes
+    from relight.facts.lightning import LightningView
+    from relight.reader import open_checkpoint
+
+    if intent != "resume":
+        raise UsageError("parts and options of a training are for a resume", "--for resume")
+    view = LightningView(open_checkpoint(path))
+    edits = wishes.options(view, values) if values else []
+    if parts:
+        kept = wishes.keep(view, parts, report.environment.get("lightning"))
+        gone = {e.path for e in kept if isinstance(e, SetEntry)}
+        if values and ("optimizer_states",) in gone:
+            raise UsageError("--set and --keep contradict each other: the optimizer is not kept")
+        edits = [*kept, *(e for e in edits if isinstance(e, SetEntry) and e.path[:1] not in gone)]
+    return [e for e in edits if isinstance(e, SetEntry)]
 
 
 def _destination(environment: Environment | Mapping[str, str] | str | None) -> Any:

@@ -30,7 +30,6 @@ MORE = [
     ("layer_renamed", "models:ConvNet", (), True),
     ("several_renames", "models:ConvNet", ("guessed-names",), True),
     ("same_shape_rename_ambiguous", "scenario_models:AttnNet", (), True),
-    ("two_branches_reordered", "scenario_models:TwoBranch", ("guessed-names",), True),
     ("param_frozen", None, (), False),
 ]
 CASES += MORE if EVERY else []
@@ -52,6 +51,7 @@ def import_by_name(name):
 
 def train(model, path, folder):
     begun = Begun()
+    steps = torch.load(path, weights_only=True)["global_step"] + 10
 
     class Watch(lightning.Callback):
         def on_train_start(self, trainer, module):
@@ -64,7 +64,7 @@ def train(model, path, folder):
             begun.losses.append(float(outputs["loss"]))
 
     trainer = lightning.Trainer(
-        max_epochs=-1, max_steps=18, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Watch()],
+        max_epochs=-1, max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Watch()],
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, default_root_dir=str(folder),
     )  # fmt: skip
     trainer.fit(model, ckpt_path=str(path))
@@ -86,7 +86,7 @@ def test_a_resume(name, before, allow, same, tmp_path, monkeypatch):
         receipt = relight.fix(file, copy, target=target, intent="resume", allow=allow)
         assert (receipt.left, receipt.verdict) == ((), "loads")
         after = train(import_by_name(name).Model(), copy, tmp_path)
-        assert after.at == (2, 8)
+        assert after.at == (2, 4 if before == "models:ConvNet" else 8)  # of two batches an epoch, or four
         assert len(after.losses) == 10
         if not same:
             return

@@ -36,6 +36,18 @@ from relight.core.errors import UsageError
     multiple=True,
     help="Write it for these versions instead of those here, as lightning==1.9.5; repeatable.",
 )
+@click.option(
+    "--keep",
+    metavar="PARTS",
+    help="For a resume: restore only these of weights,optimizer,loops,callbacks,schedulers; the others begin anew.",
+)
+@click.option(
+    "--set",
+    "values",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="For a resume: another value for an option of the optimizer, as optimizer.lr=0.001; repeatable.",
+)
 @click.option("-o", "--output", metavar="FILE", help="The copy; nothing may be there.  [default: FILE.fixed]")
 @click.option(
     "--in-place", is_flag=True, help="Append to FILE itself, where only names and values in its pickle change."
@@ -62,6 +74,8 @@ def command(
     target: str | None,
     intent: str,
     to: tuple[str, ...],
+    keep: str | None,
+    values: tuple[str, ...],
     output: str | None,
     in_place: bool,
     undo: bool,
@@ -118,7 +132,11 @@ def command(
         output = Question(path=path).fixed_path()
     total = os.path.getsize(path) if os.path.isfile(path) else 0
 
-    run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, in_place=in_place, **settings)
+    wishes: dict[str, Any] = {
+        "keep": [] if keep is None else [part.strip() for part in keep.split(",")],
+        "options": options.parse_values(values, "--set"),
+    }
+    run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, in_place=in_place, **wishes, **settings)
     try:
         with options.late_bar(2 * total, "writing and reading again", quiet) as update:
             receipt = run(progress=update)

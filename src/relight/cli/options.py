@@ -65,13 +65,22 @@ def environment_of(pins: Sequence[str], python: str | None, option: str) -> dict
 
 def parse_init(values: Sequence[str]) -> dict[str, object]:
     """``width=8`` → ``{"width": 8}``; a value that is no Python literal is a string."""
+    out = parse_values(values, "--init")
+    for name in out:
+        if not name.isidentifier():
+            raise click.BadParameter(f"{name!r} is no name of an argument", param_hint="--init")
+    return out
+
+
+def parse_values(values: Sequence[str], option: str) -> dict[str, object]:
+    """``optimizer.lr=0.1`` → ``{"optimizer.lr": 0.1}``; a value that is no Python literal is a string."""
     import ast
 
     out: dict[str, object] = {}
     for value in values:
         name, equals, text = value.partition("=")
-        if not equals or not name.isidentifier():
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param_hint="--init")
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE", param_hint=option)
         try:
             out[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

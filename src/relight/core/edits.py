@@ -83,7 +83,7 @@ class SetEntry:
     """An entry of the root, or of a dict below it, is set; it is made where it is not there.
 
     Attributes:
-        path: Keys from the root: ``("hyper_parameters", "lr")``.
+        path: Keys from the root: ``("hyper_parameters", "lr")``; a number in it may be a place in a list.
         value: What it becomes.
     """
 

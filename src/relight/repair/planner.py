@@ -75,7 +75,7 @@ def plan(report: Report, digest: str, allow: Collection[str] = ()) -> Plan:
 
 def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
     """The plan with the states of optimizers given to the parameters as its other edits name and make them."""
-    if any(isinstance(e, (SetEntry, DropEntry)) and e.path[:1] == ("optimizer_states",) for e in made.edits):
+    if any(isinstance(e, SetEntry) and e.path == ("optimizer_states",) for e in made.edits):
         return made  # they are left out on request
     others = tuple(e for e in made.edits if not isinstance(e, ArrangeOptimizer))
     made = replace(made, edits=(*others, *arrangement))
@@ -88,6 +88,19 @@ def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
         chosen=tuple(c for c in made.chosen if c not in open_ones),
         rejected=(*made.rejected, *(replace(c, reason="the names of its tensors come first") for c in open_ones)),
     )
+
+
+def with_wishes(made: Plan, wishes: Sequence[SetEntry]) -> Plan:
+    """The plan with what the user wants besides; it wins over what the plan would do in the same place."""
+    places = {e.path for e in wishes}
+    gone = ("optimizer_states",) in places
+    kept = tuple(
+        e
+        for e in made.edits
+        if not (isinstance(e, SetEntry) and any(e.path[: len(p)] == p for p in places))
+        and not (gone and isinstance(e, ArrangeOptimizer))
+    )
+    return replace(made, edits=(*kept, *wishes))
 
 
 def names_to_allow(report: Report) -> list[str]:

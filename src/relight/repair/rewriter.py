@@ -35,7 +35,7 @@ from relight.core.edits import (
     Written,
 )
 from relight.core.errors import RepairError
-from relight.core.objects import Persistent, Value, mapping_get, nodes
+from relight.core.objects import ListNode, Persistent, Value, mapping_get, nodes
 from relight.facts.patterns import ends_cut, folded_pairs
 from relight.facts.repairable import HARMLESS, WRITABLE
 from relight.reader import DEFAULT_LIMITS
@@ -604,7 +604,7 @@ def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]
     """
     loops = [e for e in edits if isinstance(e, (SetEntry, MoveEntry, DropEntry)) and _place(e)[:1] == ("loops",)]
     if loops:
-        yield ("loops", _loops(loops))
+        yield ("loops", _loops(loops, "set" if _standing(root, ("loops",)) is not None else "added"))
     for edit in edits:
         if edit in loops:
             continue
@@ -665,11 +665,12 @@ def _place(edit: SetEntry | MoveEntry | DropEntry) -> tuple[str, ...]:
 
 def _standing(root: Value, path: Sequence[str]) -> Value:
     for step in path:
-        root = mapping_get(root, step)
+        listed = isinstance(root, ListNode) and step.isdecimal() and int(step) < len(root.items)
+        root = root.items[int(step)] if listed and isinstance(root, ListNode) else mapping_get(root, step)
     return root
 
 
-def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry]) -> str:
+def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry], verb: str) -> str:
     """What becomes of the counters of a training, in one line: one by one they mean nothing to people."""
     moved = sum(isinstance(e, MoveEntry) for e in edits)
     out = [f"{moved} of their names are those of the version that reads them"] if moved else []
@@ -679,7 +680,7 @@ def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry]) -> str:
         state = edit.value.get("fit_loop", edit.value) if isinstance(edit.value, dict) else None
         progress = state.get("epoch_progress") if isinstance(state, dict) else None
         if isinstance(progress, dict) and isinstance(progress["current"], dict):
-            out.append(f"added: {progress['current']['completed']} epochs finished")
+            out.append(f"{verb}: {progress['current']['completed']} epochs finished")
         elif edit.path[-1] == "completed":
             out.append(
                 f"{edit.value} steps, where {'manual' if 'manual' in edit.path[2] else 'automatic'} optimization counts"

@@ -530,6 +530,9 @@ def _pairs_at(root: Value, path: Sequence[str], *, make: bool = False) -> list[t
         if inner is not None:
             value = inner
             continue
+        if isinstance(value, ListNode) and step.isdecimal() and int(step) < len(value.items):
+            value = value.items[int(step)]
+            continue
         pairs = _own_pairs(value)
         below = next((v for k, v in reversed(pairs) if k == step and isinstance(k, str)), None)
         if below is None and make:

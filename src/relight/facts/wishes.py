@@ -1,0 +1,109 @@
+"""What a user wants of a resume beyond what is wrong: parts of it only, or other options of the optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from relight.core.edits import Edit, SetEntry
+from relight.core.errors import UsageError
+from relight.core.objects import ListNode, Value, mapping_get, mapping_has, mapping_pairs
+from relight.facts.lightning import LightningView
+from relight.facts.resume import RENAMED, Point, fit_loop, written_by
+from relight.facts.versions import at_least
+
+PARTS = ("weights", "optimizer", "loops", "callbacks", "schedulers")
+
+
+def keep(view: LightningView, parts: Sequence[str], lightning: str | None) -> list[Edit]:
+    """Edits after which a resume restores these parts only, and begins the others anew.
+
+    Args:
+        view: The file.
+        parts: Of `PARTS`.
+        lightning: The version that resumes; None where it is not known.
+
+    Raises:
+        UsageError: There is no such part, or a resume is not possible without one that is not kept.
+    """
+    for part in parts:
+        if part not in PARTS:
+            raise UsageError(f"there is no part {part!r} to keep", f"One of {', '.join(PARTS)}.")
+    if "weights" not in parts:
+        raise UsageError("a resume restores the weights in any case", f"--keep weights,{','.join(parts)}")
+    edits: list[Edit] = []
+    for part, key in (("optimizer", "optimizer_states"), ("schedulers", "lr_schedulers")):
+        # Lightning asks for the entries, and takes empty ones.
+        if part not in parts and _length(view.get(key)) != 0:
+            edits.append(SetEntry((key,), []))
+    if "callbacks" not in parts and view.has("callbacks"):
+        edits.append(SetEntry(("callbacks",), {}))
+    if "loops" not in parts:
+        wrote = written_by(view)
+        old = at_least(wrote, RENAMED) is not True or at_least(lightning, RENAMED) is False
+        edits.append(SetEntry(("loops",), {"fit_loop": fit_loop(Point(0, 0), 0, old=old)}))
+        edits += [SetEntry((key,), 0) for key in ("epoch", "global_step") if view.get(key) != 0]
+    return edits
+
+
+def options(view: LightningView, values: Mapping[str, object]) -> list[Edit]:
+    """Edits that give options of all optimizers other values.
+
+    Args:
+        view: The file.
+        values: ``optimizer.lr`` and the like, with a number or a truth value.
+
+    Raises:
+        UsageError: The file's optimizers have no such option.
+    """
+    edits: list[Edit] = []
+    for name, value in values.items():
+        owner, _, option = name.partition(".")
+        if owner != "optimizer" or not option:
+            raise UsageError(f"--set {name}: there is no such option", "One of an optimizer: --set optimizer.lr=0.001")
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"--set {name}: {value!r} is no number and no truth value")
+        found = False
+        for i, g, group in _groups(view):
+            place = ("optimizer_states", str(i), "param_groups", str(g))
+            if not mapping_has(group, option):
+                continue
+            if type(mapping_get(group, option)) not in (int, float, bool):
+                raise UsageError(f"--set {name}: it is no plain number in the file")
+            found = True
+            names = [option, "initial_lr"] if option == "lr" and mapping_has(group, "initial_lr") else [option]
+            edits += [SetEntry((*place, n), value) for n in names if mapping_get(group, n) != value]
+        if not found:
+            known = sorted({k for _, _, group in _groups(view) for k in _plain_options(group)})
+            hint = f"It has {', '.join(known)}." if known else "The file has no state of an optimizer."
+            raise UsageError(f"--set {name}: the optimizer in the file has no {option}", hint)
+        if option == "lr":
+            edits += _schedulers(view, value)
+    return edits
+
+
+def _schedulers(view: LightningView, lr: bool | float) -> Iterator[Edit]:
+    """Schedulers compute from values of their own, which a resume restores as well."""
+    schedulers = view.get("lr_schedulers")
+    for i, state in enumerate(schedulers.items if isinstance(schedulers, ListNode) else ()):
+        for name in ("base_lrs", "_last_lr"):
+            listed = mapping_get(state, name)
+            if isinstance(listed, ListNode) and all(isinstance(v, (int, float)) for v in listed.items):
+                yield SetEntry(("lr_schedulers", str(i), name), [lr] * len(listed.items))
+
+
+def _groups(view: LightningView) -> Iterator[tuple[int, int, Value]]:
+    states = view.get("optimizer_states")
+    for i, state in enumerate(states.items if isinstance(states, ListNode) else ()):
+        groups = mapping_get(state, "param_groups")
+        for g, group in enumerate(groups.items if isinstance(groups, ListNode) else ()):
+            yield i, g, group
+
+
+def _plain_options(group: Value) -> Iterator[str]:
+    for key, value in mapping_pairs(group) or ():
+        if isinstance(key, str) and type(value) in (int, float, bool):
+            yield key
+
+
+def _length(value: Value) -> int:
+    return len(value.items) if isinstance(value, ListNode) else -1
