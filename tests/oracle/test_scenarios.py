@@ -185,3 +185,51 @@ def test_safe_fixes_put_every_tensor_where_it_belongs(pasted_fixes):
                 assert torch.equal(loaded[new], tensor), f"{name}, {title}: {key} -> {new}"
                 renamed += new != key
     assert renamed >= 10
+
+
+# ------------------------------------------------------------------ edits, carried out
+
+# What has to be allowed, and the class that was saved where its outputs are to be the same; None where they cannot be.
+CARRIED_OUT = {
+    "layer_renamed": ((), "models:ConvNet"),
+    "qkv_fused": ((), "scenario_models:AttnNet"),
+    "same_shape_rename_ambiguous": ((), "scenario_models:AttnNet"),
+    "weight_norm_removed": (("fold-weights",), "scenario_models:WeightNormNet"),
+    "transposed_weights": (("turned-weights",), "models:PlainMLP"),
+    "pos_embedding_longer": (("resize-positions",), "scenario_models:VocabNet"),
+    "vocab_grown": (("grow-vocabulary",), None),
+    "num_classes_changed": (("new-head",), None),
+}
+
+
+@pytest.mark.parametrize("name", CARRIED_OUT)
+def test_carried_out(name, reports, tmp_path):
+    """The copy loads strictly into the changed class and answers what the saved one does; no guess is called proved."""
+    import torch
+
+    from relight.repair import planner, proof
+    from relight.repair.rewriter import digest_of, rewrite
+
+    allow, original = CARRIED_OUT[name]
+    scenario = SCENARIOS[name]
+    path, copy = str(FOLDER / scenario["checkpoint"]), tmp_path / "copy.ckpt"
+    plan = planner.plan(reports[name, None], digest_of(path), allow)
+    written = rewrite(plan, path, str(copy))
+    receipt = proof.receipt(plan, written, proof.compared(written, path, whole=True))
+    assert receipt.holds, receipt.checks
+    assert receipt.proved is (not allow)
+    with working_in(FOLDER, *PATHS), classes_on_path(*PATHS):
+        cls = import_file(FOLDER / "scenarios" / f"{name}.py").Model
+        done = attempt(cls.load_from_checkpoint, copy, **scenario["load_kwargs"])
+        assert done.error is None, str(done)
+        if original is None:
+            return
+        module, _, class_name = original.partition(":")
+        base = getattr(import_file(FOLDER / "sources" / f"{module}.py"), class_name)
+        saved = attempt(base.load_from_checkpoint, path).result
+        tokens = torch.arange(10).reshape(2, 5)
+        given = {"ConvNet": torch.ones(2, 3, 8, 8), "VocabNet": tokens}.get(
+            class_name, torch.linspace(-2, 2, 16).view(2, 8)
+        )
+        with torch.no_grad():
+            torch.testing.assert_close(done.result.eval()(given), saved.eval()(given), rtol=1e-6, atol=1e-6)
