@@ -101,7 +101,9 @@ def read_only(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "change, said", [(linked, "it is a link"), (named_twice, "2 names"), (read_only, "read-only")], ids=lambda x: str(x)
+    "change, said",
+    [(linked, "it is a link"), (named_twice, "2 names"), (read_only, "read-only")],
+    ids=["a link", "two names", "read-only"],
 )
 def test_files_that_others_may_use(change, said, file):
     before = file.read_bytes()
