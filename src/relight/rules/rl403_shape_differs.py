@@ -69,10 +69,10 @@ class ShapeDiffers(Rule):
         ),
         Fires(
             name="another width, which is a default of the class",
-            file=File(tensors={"a.weight": (16, 8), "up.weight": (64, 16), "b.weight": (1, 16)}, hparams={"lr": 0.1}),
+            file=File(tensors={"a.weight": (16, 8), "up.weight": (64, 16), "b.weight": (1, 16)}),
             model=Model(
                 params={"a.weight": (32, 8), "up.weight": (128, 32), "b.weight": (1, 32)},
-                init=(InitParam("lr", False, "0.5"), InitParam("width", False, "32")),
+                init=(InitParam("dropout", False, "0.5"), InitParam("width", False, "32")),
             ),
             cause="size-mismatch-width-depth",
         ),
