@@ -119,6 +119,7 @@ download.ckpt: will not load into Trained (models.py)
 error: the file breaks off after 6,237 bytes; its end is        [truncated-file]
        missing
   Names and shapes of 6 tensors can still be read, and all of their values.
+  relight convert --salvage writes what is whole.
   weights_only=False cannot help: there is nothing more to read.
   load_from_checkpoint raises OSError: [Errno 22] Invalid argument
 

@@ -122,4 +122,5 @@ def equal_blocks(container: str, fewer: int, more: int, *, in_model: bool) -> st
 def what_is_left(whole: int, lost: int) -> str:
     """What a damaged file still tells: tensors with their values, and tensors without."""
     values = "all of their values" if not lost else f"the values of {whole}" if whole else "none of their values"
-    return f"Names and shapes of {tensors(whole + lost)} can still be read, and {values}."
+    rest = " relight convert --salvage writes what is whole." if whole else ""
+    return f"Names and shapes of {tensors(whole + lost)} can still be read, and {values}.{rest}"

@@ -178,7 +178,7 @@ def _fix(kind: dict[str, str], facts: Facts) -> Fix:
         import shlex
 
         out = path.removesuffix(".gz").removesuffix(".xz").removesuffix(".bz2").removesuffix(".zst")
-        out = facts.question.fixed_path("unpacked") if out == path else out
+        out = facts.question.fixed_path(kind.get("into", "unpacked")) if out == path else out
         command = kind["unpack"].format(path=shlex.quote(path), out=shlex.quote(out))
     code = kind["code"].format(literal=literal(path)) if "code" in kind else None
     return Fix(
