@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--folder", help="where the files are made, or are already; default: a temporary one")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--sizes", default="1GB,5GB")
+    parser.add_argument("--rows", default="", help="only rows that begin so, besides cp: relight, torch")
     parser.add_argument("--whole", action="store_true", help="files without holes: takes three times their size")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
@@ -126,6 +127,8 @@ def main() -> None:
             results: dict[str, list[tuple[float, float, float]]] = {}
             for _ in range(arguments.runs):
                 for name, command in rows(source, copy).items():
+                    if not name.startswith(("cp", arguments.rows)):
+                        continue
                     results.setdefault(name, []).append(measured(command))
                     os.unlink(copy)
             print(

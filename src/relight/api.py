@@ -963,8 +963,9 @@ def load(
         raise LoadError(origin, text.render(check(path), Style()))  # whatever the library would do with it
     loaded = LoadReport(origin=origin, class_name=cls.__name__)
     asked: dict[str, Any] = {
-        "strict": strict, "weights_only": weights_only, "hparams_file": hparams_file, "init": hparams,
-        "map_location": map_location if isinstance(map_location, str) else None, "types": real.type_names,
+        "strict": strict, "weights_only": real.weights_only if weights_only is None else weights_only,
+        "hparams_file": hparams_file, "init": hparams, "types": real.type_names,
+        "map_location": map_location if isinstance(map_location, str) else None,
     }  # fmt: skip
     if os.path.isdir(path):
         model: ModelT = _load_folder(real, origin, verdict)

@@ -12,6 +12,7 @@ from typing import Any
 
 from relight.core.errors import RelightError
 from relight.core.target import IntentCall
+from relight.facts.versions import at_least
 from relight.reader import open_checkpoint
 
 _MOST_FILES = 50  # that a function may name, and that are looked into
@@ -62,31 +63,33 @@ def failed_load(error: BaseException) -> FailedLoad | None:
 
 def built_model(error: BaseException, cls: type) -> Any:
     """The model that was to take the weights when ``load_from_checkpoint`` failed; None if there was none yet."""
-    for frame in _named([f for f, _ in traceback.walk_tb(error.__traceback__)], "core/saving.py", "_load_state"):
-        found = _values(frame).get("obj")
-        if isinstance(found, cls):
-            return found
-    return None
+    return _built([frame for frame, _ in traceback.walk_tb(error.__traceback__)], cls)
 
 
 # ---------------------------------------------------------------- the calls
 
 
+def _built(frames: list[FrameType], cls: type) -> Any:
+    for frame in _named(frames, "core/saving.py", "_load_state", "_load_model_state"):
+        values = _values(frame)
+        for name in ("obj", "model"):  # of Lightning since 1.8, and before
+            if isinstance(values.get(name), cls):
+                return values[name]
+    return None
+
+
 def _of_lightning(frames: list[FrameType]) -> FailedLoad | None:
-    for frame in _named(frames, "core/saving.py", "_load_from_checkpoint"):
+    # The innermost: before 1.8 there is only the other, whose arguments have the same names.
+    for frame in _named(frames, "core/saving.py", "_load_from_checkpoint", "load_from_checkpoint"):
         values = _values(frame)
         path, cls = _path(values.get("checkpoint_path")), values.get("cls")
         if path is None or not isinstance(cls, type):
             continue
-        model = next(
-            (m for f in _named(frames, "core/saving.py", "_load_state") if isinstance(m := _values(f).get("obj"), cls)),
-            None,
-        )
         return FailedLoad(
             path=path,
             call=IntentCall.LOAD,
             cls=cls,
-            model=model,
+            model=_built(frames, cls),
             strict=_flag(values.get("strict")),
             weights_only=_flag(values.get("weights_only")),
             map_location=_device(values.get("map_location")),
@@ -114,8 +117,10 @@ def _of_torch(frames: list[FrameType]) -> FailedLoad | None:
         path = _path(given) or _path(getattr(given, "name", None))
         if path is None:
             continue
-        # What was not passed is True by now; what was passed as True cannot be told from that.
-        weights_only = False if values.get("weights_only") is False else None
+        # Since 2.6 what was not passed is True by now, before it is False: what was passed so cannot be told from that.
+        since = at_least(getattr(sys.modules.get("torch"), "__version__", None), "2.6")
+        given_so = _flag(values.get("weights_only"))
+        weights_only = None if given_so is (since is not False) else given_so
         location = _device(values.get("map_location"))
         return FailedLoad(path=path, call=IntentCall.WEIGHTS, weights_only=weights_only, map_location=location)
     return None
@@ -148,10 +153,10 @@ def _of_a_state_dict(frames: list[FrameType]) -> FailedLoad | None:
 # ---------------------------------------------------------------- frames
 
 
-def _named(frames: list[FrameType], file: str, function: str | None = None) -> Iterator[FrameType]:
-    """Frames of a library's function, the innermost first."""
+def _named(frames: list[FrameType], file: str, *functions: str) -> Iterator[FrameType]:
+    """Frames of a library's functions, or of all of a file, the innermost first."""
     for frame in reversed(frames):
-        if _in(frame, file) and function in (None, frame.f_code.co_name):
+        if _in(frame, file) and (not functions or frame.f_code.co_name in functions):
             yield frame
 
 

@@ -57,6 +57,11 @@ class RealLoad:
         """What a file calls the types, as ``module.name``."""
         return tuple(name for _, name in self._types)
 
+    @property
+    def weights_only(self) -> bool | None:
+        """What `check` has to be asked for: None where the call does what it does by default, or what the caller says."""
+        return True if self._force else None
+
     def model(self, file: str | Spliced) -> Any:
         """Load a file, or what is given in place of one."""
         with self._allowed(), _careful() if self._force else contextlib.nullcontext():
