@@ -575,9 +575,9 @@ def fix(
 
     from relight.core.errors import NothingToRepair, RepairError, UsageError
     from relight.repair import in_place as inplace
-    from relight.repair import planner, proof
+    from relight.repair import proof
     from relight.repair.copying import refuse_existing
-    from relight.repair.rewriter import digest_of, rewrite
+    from relight.repair.rewriter import rewrite
 
     source = os.fspath(path)
     if in_place == (output is not None):
@@ -610,11 +610,9 @@ def fix(
 
     before, there = ask(source)
     if plan is None:
-        plan = planner.plan(before, digest_of(source), allow)
-        if intent == "resume":
-            plan = planner.with_states(plan, _arrangement(source, there, plan))
-        if keep or options:
-            plan = planner.with_wishes(plan, _wishes(source, before, intent, keep, options or {}))
+        plan = _planned(source, before, there, allow, intent, keep, options or {})
+    elif keep or options:
+        raise UsageError("a plan says what is kept and what is set already", "Leave one of them out.")
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
@@ -636,6 +634,12 @@ def fix(
             loaded = None  # what raises is another finding, which is reported
         elif loaded is None:
             reason = "the target is described, not there"
+        at = after.summary.get("resumes_at")
+        if at and not isinstance(environment, dict) and loaded is not None and "which starts" in (loaded.stage or ""):
+            ok = (loaded.stage or "").endswith(f"at epoch {at['epoch']}, step {at['step']}")
+            checks.append(
+                ("really resumed", ok, f"{loaded.stage}, where it was to start at {at['epoch']}, {at['step']}")
+            )
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.holds:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
@@ -1651,6 +1655,59 @@ def _environment(
         return target.environment
     here = installed.current_environment()
     return here if here.torch is not None else None
+
+
+def plan_of(
+    path: str | os.PathLike[str],
+    *,
+    allow: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    options: Mapping[str, object] | None = None,
+    intent: str = "load",
+    environment: Environment | Mapping[str, str] | str | None = None,
+    **question: Any,
+) -> Plan:
+    """What `fix` would do, with the same arguments; nothing is written.
+
+    Args:
+        path: The checkpoint.
+        allow: As for `fix`.
+        keep: As for `fix`.
+        options: As for `fix`.
+        intent: As for `check`.
+        environment: As for `check`.
+        **question: Further arguments of `check`.
+
+    Returns:
+        The plan.
+
+    Raises:
+        SourceError: The file cannot be opened.
+        UsageError: An argument does not make sense.
+    """
+    where = _destination(environment)
+    before, there = _ask(path, intent=intent, environment=where, candidates=False, **question)
+    return _planned(os.fspath(path), before, there, allow, intent, keep, options or {})
+
+
+def _planned(
+    path: str,
+    report: Report,
+    target: Target | None,
+    allow: Sequence[str],
+    intent: str,
+    keep: Sequence[str],
+    options: Mapping[str, object],
+) -> Plan:
+    from relight.repair import planner
+    from relight.repair.rewriter import digest_of
+
+    made = planner.plan(report, digest_of(path), allow)
+    if intent == "resume":
+        made = planner.with_states(made, _arrangement(path, target, made))
+    if keep or options:
+        made = planner.with_wishes(made, _wishes(path, report, intent, keep, options))
+    return made
 
 
 def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOptimizer]:

@@ -122,9 +122,12 @@ def command(
         return 0
     if in_place and output is not None:
         raise click.UsageError("--in-place and -o exclude each other")
+    wishes: dict[str, Any] = {
+        "keep": [] if keep is None else [part.strip() for part in keep.split(",")],
+        "options": options.parse_values(values, "--set"),
+    }
     if plan_only:
-        report = api.check(path, **settings)
-        made = api.plan(report, allow=allow)
+        made = api.plan_of(path, allow=allow, **wishes, **settings)
         options.emit(options.as_json(made.to_dict()) if format_ == "json" else fix_text.plan(made, style), None)
         return 0 if made.edits else EXIT_FINDINGS
     given = None if plan_file is None else _read(plan_file)
@@ -132,10 +135,6 @@ def command(
         output = Question(path=path).fixed_path()
     total = os.path.getsize(path) if os.path.isfile(path) else 0
 
-    wishes: dict[str, Any] = {
-        "keep": [] if keep is None else [part.strip() for part in keep.split(",")],
-        "options": options.parse_values(values, "--set"),
-    }
     run = partial(api.fix, path, output, allow=allow, plan=given, prove=prove, in_place=in_place, **wishes, **settings)
     try:
         with options.late_bar(2 * total, "writing and reading again", quiet) as update:

@@ -28,11 +28,14 @@ import inspect
 import io
 import json
 import linecache
+import logging
 import os
 import random
 import re
+import shutil
 import socket
 import struct
+import tempfile
 import traceback
 import types
 import warnings
@@ -2110,6 +2113,8 @@ class Job(object):
                         arguments["weights_only"] = True
                     call(path, **arguments)
                     by = "load_from_checkpoint"
+                    if target["call"] == "resume":
+                        by = self.resume_really(path) or by
                 else:
                     state = torch.load(path, map_location="cpu", weights_only=True)
                     built = self.build_on("cpu")
@@ -2122,6 +2127,49 @@ class Job(object):
         except Exception as exc:
             return self.verdict(exc, "load", built)
         return {"ok": True, "stage": by}
+
+    def resume_really(self, path):
+        """Where the real Trainer starts with a file that relight wrote; it is stopped before its first step.
+
+        None where hooks of the class would run before: they may load data, or write.
+        """
+        built = self.build_on("cpu")
+        model = built.model
+        hooks = ("setup", "prepare_data", "on_fit_start", "configure_callbacks", "teardown", "on_load_checkpoint")
+        package = package_of(type(model))
+        if package is None or any(overrides(model, hook) for hook in hooks):
+            return None
+        at = []
+
+        class Reached(Exception):
+            pass
+
+        class Watch(package.Callback):
+            def on_train_start(self, trainer, module):
+                at.append((int(trainer.current_epoch), int(trainer.global_step)))
+                raise Reached
+
+        logging.disable(logging.CRITICAL)
+        folder = tempfile.mkdtemp(prefix="relight-")
+        try:
+            trainer = package.Trainer(
+                accelerator="cpu", devices=1, max_epochs=-1, logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+                default_root_dir=folder, callbacks=[Watch()],
+            )  # fmt: skip
+            loader = self.torch.utils.data.DataLoader([0])
+            trainer.fit(model, train_dataloaders=loader, ckpt_path=path)
+        except Reached:
+            pass
+        except Exception as exc:
+            frames = traceback.extract_tb(exc.__traceback__)
+            if any(f.filename.endswith("checkpoint_connector.py") for f in frames):
+                raise  # what the file holds could not be restored
+            return None
+        finally:
+            logging.disable(logging.NOTSET)
+            shutil.rmtree(folder, ignore_errors=True)
+        return None if not at else "Trainer.fit, which starts at epoch {}, step {}".format(*at[0])
 
     def state_dict(self, built, checkpoint):
         """The state_dict of a file that the user would pick out of it by hand."""
