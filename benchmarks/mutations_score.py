@@ -1,7 +1,8 @@
 """How many silent changes of a model `check` finds by the manifest, how many harmless ones it calls wrong.
 
 Six architectures, each saved with a manifest; then their source is changed as people change it, and every changed model
-is asked about. Beside it stands what strict loading says. ``make mutations`` prints the figures.
+is asked about. Beside it stands what strict loading says, of torch and of Lightning. ``make mutations`` prints the figures;
+``--write FILE`` writes the table that is docs/mutations.md.
 """
 
 from __future__ import annotations
@@ -49,8 +50,26 @@ def changed(source: str, edits: list[list[str]]) -> str:
     return source
 
 
+def lightning_says(cls: type, path: Path) -> str:
+    """What ``load_from_checkpoint(strict=True)`` says of a model that is a part of a LightningModule."""
+    import lightning.pytorch as pl
+
+    class Whole(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = cls()
+
+    with warnings.catch_warnings(record=True) as seen, contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("always")
+        try:
+            Whole.load_from_checkpoint(path, strict=True, weights_only=True)
+        except Exception as error:
+            return type(error).__name__
+    return f"{len(seen)} warnings" if seen else "nothing"
+
+
 def asked(folder: Path, name: str, cases: dict[str, dict[str, list[list[str]]]], prove: bool):
-    """(kind, title, what strict loading says, whether answers differ, report) of each case."""
+    """(kind, title, what torch and Lightning say, whether answers differ, report) of each case."""
     source = (FOLDER / f"{name}.py").read_text()
     path = folder / f"{name}.py"
     path.write_text(source)
@@ -64,6 +83,13 @@ def asked(folder: Path, name: str, cases: dict[str, dict[str, list[list[str]]]],
             b.copy_(b + 0.3 * torch.rand_like(b))
     example = module.example()
     torch.save(relight.with_manifest(model.state_dict(), model, example=example), folder / f"{name}.pt")
+    import lightning.pytorch as pl
+
+    whole = {
+        "state_dict": {f"net.{k}": v for k, v in model.state_dict().items()},
+        "pytorch-lightning_version": pl.__version__,
+    }
+    torch.save(whole, folder / f"{name}.ckpt")
     with torch.no_grad():
         wanted = model(example)
     rows, requests = [], []
@@ -81,7 +107,11 @@ def asked(folder: Path, name: str, cases: dict[str, dict[str, list[list[str]]]],
                 with torch.no_grad():
                     got = other.eval()(example)
             differs = got.shape != wanted.shape or not torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
-            rows.append((kind, title, len(seen), differs))
+            says = (
+                f"{len(seen)} warnings" if seen else "nothing",
+                lightning_says(sys.modules[file.stem].Net, folder / f"{name}.ckpt"),
+            )
+            rows.append((kind, title, says, differs))
             argument = f"{file.name}:Net"
             requests.append(TargetRequest(argument=argument, checkpoint=checkpoint, call="weights", replay=question))
     targets = build_targets(requests, cache=False)
@@ -95,8 +125,11 @@ def asked(folder: Path, name: str, cases: dict[str, dict[str, list[list[str]]]],
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--no-prove", action="store_true", help="without replaying the probe")
+    parser.add_argument("--write", metavar="FILE", help="the table, as Markdown")
     parser.add_argument("-v", "--verbose", action="store_true", help="every case")
     args = parser.parse_args()
+    page = None if args.write is None else Path(args.write).absolute()
+    table: list[tuple[str, str, str, tuple[str, str], bool, object]] = []
     every = json.loads((FOLDER / "mutations.json").read_text())
     missed, alarms, quiet = [], [], 0
     total = {"silent": 0, "harmless": 0}
@@ -105,9 +138,10 @@ def main() -> int:
         os.chdir(folder)
         sys.dont_write_bytecode = True
         for name, cases in every.items():
-            for kind, title, warnings_, differs, report in asked(Path(folder), name, cases, not args.no_prove):
+            for kind, title, says, differs, report in asked(Path(folder), name, cases, not args.no_prove):
                 total[kind] += 1
-                warned += warnings_
+                warned += sum(what != "nothing" for what in says)
+                table.append((name, kind, title, says, differs, report))
                 found = [f.name for f in report.findings]
                 if args.verbose:
                     print(f"{name}: {kind}: {title}: {report.verdict.value} {found} differs={differs}")
@@ -127,14 +161,59 @@ def main() -> int:
                         alarms.append(f"{name}: {title}: {report.verdict.value}, {', '.join(found)}")
     print(f"silent changes    {total['silent']}, in {len(every)} architectures")
     print(f"  found           {named} ({wrong} called wrong, {training} that only training notices)")
-    print(f"  strict loading  0 found, {warned} warnings")
+    print(
+        f"  strict loading  of torch and of Lightning says something of {warned} of {2 * len(table)}, harmless ones included"
+    )
     print(f"harmless changes  {total['harmless']}")
     print(f"  false alarms    {len(alarms)}")
     for line in missed:
         print(f"missed: {line}")
     for line in alarms:
         print(f"false alarm: {line}")
+    if page is not None:
+        page.write_text(as_page(table), encoding="utf-8")
     return 1 if alarms or missed else 0
+
+
+def as_page(table: list) -> str:
+    """docs/mutations.md."""
+    import lightning.pytorch as pl
+
+    silent = [row for row in table if row[1] == "silent"]
+    harmless = [row for row in table if row[1] == "harmless"]
+    found = [row for row in silent if row[5].findings]
+    alarms = [row for row in harmless if row[5].findings]
+    lines = [
+        "# Silent changes, counted",
+        "",
+        "Written by `benchmarks/mutations_score.py --write docs/mutations.md`; `make mutations` prints the sums. Each of these",
+        "changes one thing in the source of a model whose weights were saved with a [manifest](manifest.md). Names and shapes",
+        "stay the same: strict loading, by `load_state_dict` of torch "
+        f"{torch.__version__.partition('+')[0]} and `load_from_checkpoint` of Lightning {pl.__version__},",
+        "loads every one of them.",
+        "",
+        f"Found: {len(found)} of {len(silent)} silent changes. False alarms: {len(alarms)} of {len(harmless)} harmless ones.",
+        "",
+    ]
+    for name in dict.fromkeys(row[0] for row in table):
+        lines += [
+            f"## {name}",
+            "",
+            "| change | torch says | Lightning says | `relight check` says | place |",
+            "|---|---|---|---|---|",
+        ]
+        for _, _, title, says, differs, report in (row for row in silent if row[0] == name):
+            first = report.findings[0] if report.findings else None
+            words = "nothing" if first is None else ", ".join(f.name for f in report.findings)
+            if first is not None and not differs:
+                words += " (training only)"
+            place = "" if first is None else ", ".join(f"`{s}`" for s in first.subjects[:2])
+            lines.append(f"| {title} | {says[0]} | {says[1]} | {words} | {place} |")
+        quiet = [row for row in harmless if row[0] == name]
+        said = [f"{row[2]} ({', '.join(f.name for f in row[5].findings)})" for row in quiet if row[5].findings]
+        lines += ["", f"Harmless, and nothing is said: {', '.join(row[2] for row in quiet if not row[5].findings)}."]
+        lines += [f"False alarms: {'; '.join(said)}.", ""] if said else [""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

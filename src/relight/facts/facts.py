@@ -174,7 +174,7 @@ class Facts:
     @cached_property
     def altered(self) -> altered.Altered:
         """Tensors that are not those which the manifest describes (facts ``contents``, ``manifest``)."""
-        return altered.altered(self.checkpoint, self.manifest)
+        return altered.altered(self.checkpoint, self.manifest, prove=self.question.prove)
 
     @cached_property
     def not_finite(self) -> tuple[finite.NotFinite, ...]:

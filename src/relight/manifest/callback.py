@@ -17,7 +17,8 @@ class CheckpointManifest:
     part is collected by itself; one that fails is logged once and left out with the reason.
 
     Args:
-        integrity: Record a digest of each tensor.
+        integrity: Record a digest of each tensor: of every byte up to 256 MB of weights, of a sample of each tensor
+            above; ``"every-byte"`` takes every byte of any size, which costs some 7 % of saving.
         probe: Record what the model answers to a seeded input of the form of the first validation batch.
         example: An input of ``forward`` whose form the probe takes instead.
 
@@ -26,7 +27,7 @@ class CheckpointManifest:
         of both, whichever this program has imported. Each of them takes its own callbacks only.
     """
 
-    def __new__(cls, *, integrity: bool = True, probe: bool = True, example: Any = None) -> CheckpointManifest:  # noqa: D102
+    def __new__(cls, *, integrity: bool | str = True, probe: bool = True, example: Any = None) -> CheckpointManifest:  # noqa: D102
         made: CheckpointManifest = object.__new__(_class())
         made.__dict__.update(_fresh({"integrity": integrity, "probe": probe, "example": example}))
         return made
@@ -147,7 +148,9 @@ class _Hooks:
         recorder = self._recorder
         recorder.step("training", lambda: record.describe_training(recorder, pl_module, trainer=trainer))
         if self._options["integrity"]:
-            recorder.step("integrity", lambda: record.describe_weights(recorder, checkpoint.get("state_dict")))
+            every = self._options["integrity"] == "every-byte"
+            state = checkpoint.get("state_dict")
+            recorder.step("integrity", lambda: record.describe_weights(recorder, state, every_byte=every))
         if self._options["probe"]:
             from relight.manifest import probing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -39,8 +40,13 @@ def distributions(architecture: Any) -> dict[str, list[str]]:
     """By which distributions the packages came that define layers: ``open_clip`` is in open-clip-torch."""
     rows = architecture.get("modules") if isinstance(architecture, dict) else None
     wanted = sorted({row["package"] for row in rows or () if row.get("package")})
-    known = importlib.metadata.packages_distributions()
+    known = _distributions()
     return {name: sorted({_normal(d) for d in known[name]}) for name in wanted if name in known}
+
+
+@functools.lru_cache(maxsize=1)  # it reads the list of files of everything that is installed
+def _distributions() -> dict[str, list[str]]:
+    return {name: list(found) for name, found in importlib.metadata.packages_distributions().items()}
 
 
 def _normal(distribution: str) -> str:
@@ -51,7 +57,7 @@ def packages() -> dict[str, str]:
     """Every distribution of which this program has imported something, with its version."""
     imported = {name.partition(".")[0] for name in list(sys.modules)}
     out: dict[str, str] = {}
-    for top, distributions in importlib.metadata.packages_distributions().items():
+    for top, distributions in _distributions().items():
         if top not in imported:
             continue
         for distribution in distributions:

@@ -1,7 +1,8 @@
-"""A digest for each tensor: a sum over all of its bytes, and a hash of a sample of them.
+"""A digest for each tensor: a hash of a sample of its bytes, and a sum over all of them where they are not too many.
 
-Hashing a gigabyte takes as long as writing it. The sum costs one reading at the speed of memory and notices every
-single change; the sample notices what leaves a sum alone, as permuted rows. `relight.reader.fingerprint` says what is
+Hashing a gigabyte takes as long as writing it. The sum costs one reading at the speed of memory, which is some seven
+hundredths of what saving costs, and notices every single change: it is left out for large models unless somebody wants it.
+The sample notices what leaves a sum alone, as permuted rows. `relight.reader.fingerprint` says what is
 sampled and does the same without torch.
 
 One thread does not read at the speed of memory: many bytes are added up by a few of our own, by numpy, which lets go of
@@ -24,28 +25,30 @@ from relight.manifest.reasons import reason_of
 from relight.reader.fingerprint import ALGORITHM, CHUNK, offsets
 
 
-def integrity(state: Mapping[str, Any], torch: ModuleType) -> dict[str, Any]:
+def integrity(state: Mapping[str, Any], torch: ModuleType, *, every_byte: bool = False) -> dict[str, Any]:
     """The digests of a state_dict; what has none is listed with the reason.
 
     Args:
         state: The state_dict as it is going to be saved.
         torch: The imported module.
+        every_byte: Whether there are sums however large the model is.
     """
     tensors: dict[str, list[str]] = {}
     without: dict[str, str] = {}
     total = sum(v.numel() * v.element_size() for v in state.values() if isinstance(v, torch.Tensor))
-    with _adders(total) as later:
+    summed = every_byte or total <= _SUMMED
+    with _adders(total if summed else 0) as later:
         sums = {}
         for key, value in state.items():
             if not isinstance(value, torch.Tensor):
                 continue
             try:
-                sums[key] = _begun(value, torch, later)
+                sums[key] = _begun(value, torch, later if summed else None)
             except Exception as error:  # sparse, quantized, sharded, on a device that cannot add: one of many
                 without[key] = reason_of(error)
         for key, (parts, sample) in sums.items():
             try:
-                tensors[key] = [f"{sum(part() for part in parts) & _MASK:016x}", sample]
+                tensors[key] = [f"{sum(part() for part in parts) & _MASK:016x}" if summed else "", sample]
             except Exception as error:
                 without[key] = reason_of(error)
     return {"algorithm": ALGORITHM, "tensors": tensors, "without": without}
@@ -58,6 +61,7 @@ def fingerprint(tensor: Any, torch: ModuleType) -> list[str]:
 
 
 _MASK = (1 << 64) - 1
+_SUMMED = 256_000_000  # bytes up to which there are sums
 _MANY = 64_000_000  # bytes that are worth a thread
 _PIECE = 1 << 20  # 64-bit numbers that one of them adds up at a time
 _Part = Callable[[], int]
@@ -80,8 +84,8 @@ def _adders(total: int) -> Iterator[_Later]:
         yield lambda part: pool.submit(part).result
 
 
-def _begun(tensor: Any, torch: ModuleType, later: _Later) -> tuple[list[_Part], str]:
-    """The summands of a tensor's sum, which may still be added up, and its sample."""
+def _begun(tensor: Any, torch: ModuleType, later: _Later | None) -> tuple[list[_Part], str]:
+    """The summands of a tensor's sum, which may still be added up, and its sample; no summands where nobody adds up."""
     tensor = tensor.detach()
     if (
         tensor.layout is not torch.strided
@@ -100,7 +104,7 @@ def _begun(tensor: Any, torch: ModuleType, later: _Later) -> tuple[list[_Part], 
     raw = flat.view(torch.uint8) if count else flat.new_empty(0, dtype=torch.uint8)
     whole = count // 8 * 8
     sums: list[_Part] = []
-    if whole:
+    if whole and later is not None:
         body = raw[:whole]
         if body.data_ptr() % 8 or body.storage_offset() % 8:
             body = body.clone()
@@ -112,8 +116,9 @@ def _begun(tensor: Any, torch: ModuleType, later: _Later) -> tuple[list[_Part], 
         else:
             started = body.view(torch.int64).sum()
             sums.append(lambda: int(started.item()))
-    rest = int.from_bytes(bytes(raw[whole:].cpu().tolist()), "little")
-    sums.append(lambda: rest)
+    if later is not None:
+        rest = int.from_bytes(bytes(raw[whole:].cpu().tolist()), "little")
+        sums.append(lambda: rest)
     hashed = hashlib.sha256(f"{str(tensor.dtype)[6:]} {list(tensor.shape)}".encode())
     if raw.device.type == "cpu":
         values = memoryview(raw.numpy())

@@ -42,18 +42,21 @@ class Watch:
 
     def _hook(self, path: str, module: Any) -> Any:
         try:
-            return module.register_forward_pre_hook(lambda m, a, k: self._note(path, a, k), with_kwargs=True)
+            return module.register_forward_pre_hook(lambda m, a, k: self._seen(path, a, k), with_kwargs=True)
         except TypeError:  # torch before 2.0
-            return module.register_forward_pre_hook(lambda m, a: self._note(path, a, {}))
+            return module.register_forward_pre_hook(lambda m, a: self._seen(path, a, {}))
 
-    def _note(self, path: str, args: Any, kwargs: Any) -> None:
-        if self.form is not None or self.reason is not None:
-            return
+    def _seen(self, path: str, args: Any, kwargs: Any) -> None:
+        """Called from inside the user's forward, where no step of the recorder stands around it."""
         try:
-            self.form = behaviour.call_of(args, kwargs, self.torch)
-            self.path = path
+            self._note(path, args, kwargs)
         except Exception as error:
             self.reason = reason_of(error)
+
+    def _note(self, path: str, args: Any, kwargs: Any) -> None:
+        if self.form is None and self.reason is None:
+            self.form = behaviour.call_of(args, kwargs, self.torch)
+            self.path = path
 
     def stop(self) -> None:
         """Take the hooks away again."""

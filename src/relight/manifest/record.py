@@ -108,12 +108,12 @@ def describe_model(recorder: Recorder, model: Any) -> None:
     recorder.take("repository", commit)
 
 
-def describe_weights(recorder: Recorder, state: Mapping[str, Any] | None) -> None:
+def describe_weights(recorder: Recorder, state: Mapping[str, Any] | None, *, every_byte: bool = False) -> None:
     """The part that belongs to the values that are going to be saved."""
     from relight.manifest import integrity
 
     if state is not None:
-        recorder.take("integrity", lambda: integrity.integrity(state, sys.modules["torch"]))
+        recorder.take("integrity", lambda: integrity.integrity(state, sys.modules["torch"], every_byte=every_byte))
 
 
 def describe_training(recorder: Recorder, model: Any, optimizers: Any = (), trainer: Any = None) -> None:

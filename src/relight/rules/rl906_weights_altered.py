@@ -19,7 +19,7 @@ class WeightsAltered(Rule):
     What it checks
     --------------
     The digest of each tensor that the manifest lists: a sample of each, and every byte where the weights are small (up to
-    64 MB). Tensors under other names are not looked at.
+    64 MB) or --prove asks for it. Tensors under other names are not looked at.
 
     Why loading fails
     -----------------
