@@ -123,11 +123,13 @@ class WrapEntry:
         path: Keys from the root.
         key: The name.
         instead: Entries of the root that said the same, and go.
+        attributes: Whether the values of what stands there, a dict, can be read by attribute as well afterwards.
     """
 
     path: tuple[str, ...]
     key: str
     instead: tuple[str, ...] = ()
+    attributes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +275,7 @@ def _check(edit: Edit) -> None:
         )
     elif isinstance(edit, WrapEntry):
         good = texts(edit.path) and bool(edit.path) and texts((edit.key,)) and texts(edit.instead)
+        good = good and type(edit.attributes) is bool
     elif isinstance(edit, ReplaceGlobal):
         good = texts((edit.old, edit.new))
     elif isinstance(edit, MoveEntry):

@@ -635,7 +635,11 @@ def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]
             if len(edit.tensors) > 5:
                 yield ("...", f"{len(edit.tensors) - 5} more tensors")
         elif isinstance(edit, WrapEntry):
-            yield (".".join(edit.path), f"-> {'.'.join((*edit.path, edit.key))}")
+            yield (
+                ".".join(edit.path),
+                f"-> {'.'.join((*edit.path, edit.key))}"
+                + (", with its values as attributes" if edit.attributes else ""),
+            )
         elif isinstance(edit, SetEntry):
             was = _standing(root, edit.path)
             number = type(was) in (int, float, str, bool) and not isinstance(edit.value, (list, dict))

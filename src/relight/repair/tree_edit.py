@@ -566,6 +566,19 @@ def _drop_entry(root: Value, edit: DropEntry) -> None:
     pairs[:] = kept
 
 
+def _with_attributes(value: Value) -> Call:
+    """An OrderedDict whose ``__dict__`` holds its items: ``args.x`` and ``args["x"]`` both work, and it is a dict."""
+    pairs = mapping_pairs(value)
+    if pairs is None:
+        raise CannotEdit("what is to be read by attribute is no dict")
+    out = Call(Global("collections", "OrderedDict", 0), (), "reduce", 0)
+    out.pairs = list(pairs)
+    named: list[tuple[Value, Value]] = [(k, v) for k, v in pairs if isinstance(k, str)]
+    if named:
+        out.state, out.has_state = DictNode(named), True
+    return out
+
+
 def _wrap_entry(root: Value, edit: WrapEntry) -> None:
     pairs = _pairs_at(root, edit.path[:-1])
     found = [i for i, (k, _) in enumerate(pairs) if isinstance(k, str) and k == edit.path[-1]]
@@ -573,7 +586,7 @@ def _wrap_entry(root: Value, edit: WrapEntry) -> None:
         raise CannotEdit(f"there is no entry {'.'.join(edit.path)} in it")
     for i in found:
         key, value = pairs[i]
-        pairs[i] = (key, DictNode([(edit.key, value)]))
+        pairs[i] = (key, DictNode([(edit.key, _with_attributes(value) if edit.attributes else value)]))
     top = _own_pairs(root)
     top[:] = [(k, v) for k, v in top if not (isinstance(k, str) and k in edit.instead)]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from relight.core.edits import WrapEntry
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
+from relight.core.objects import mapping_has, mapping_pairs
 from relight.core.target import BuildFailure, FailureKind, InitParam, Intent, IntentCall
 from relight.facts import snippets
 from relight.facts.facts import Facts
@@ -79,6 +81,24 @@ class ConstructorFails(Rule):
                     source="self.net = nn.Linear(8, hparams.hidden)",
                     stage="construct",
                 )
+            ),
+            cause="hparams-dict-not-object",
+            oracle=False,
+        ),
+        Fires(
+            name="a dict in place of a Namespace, under an argument that takes them all",
+            file=File(hparams={"hidden": 16}, extra={"hparams_name": "hparams"}),
+            model=Model(
+                init=("hparams",),
+                failure=BuildFailure(
+                    kind=FailureKind.INIT_ERROR,
+                    exception="AttributeError",
+                    message="'dict' object has no attribute 'hidden'",
+                    file="models.py",
+                    line=8,
+                    source="self.net = nn.Linear(8, hparams.hidden)",
+                    stage="construct",
+                ),
             ),
             cause="hparams-dict-not-object",
             oracle=False,
@@ -246,7 +266,8 @@ class ConstructorFails(Rule):
         exception = failure.exception or "Exception"
         fixes = []
         context = [f"{exception}: {' '.join(failure.message.split())}"]
-        if not importing and re.search(r"'dict' object has no attribute", failure.message):
+        lacking = re.search(r"'dict' object has no attribute '(\w+)'", failure.message)
+        if not importing and lacking is not None:
             context.append("Lightning saves a Namespace as a dict and gives the dict back.")
             argument = facts.lightning.hparams_name or "hparams"
             fixes.append(
@@ -256,6 +277,7 @@ class ConstructorFails(Rule):
                     code=f"if isinstance({argument}, dict):\n    {argument} = argparse.Namespace(**{argument})",
                 )
             )
+            fixes += _by_attribute(facts, argument, lacking[1])
         new_key = _new_key(facts, failure)
         if new_key is not None:
             context.append(
@@ -313,6 +335,26 @@ class ConstructorFails(Rule):
             fixes=fixes,
             subjects=[name],
         )
+
+
+def _by_attribute(facts: Facts, argument: str, wanted: str) -> list[Fix]:
+    """The dict under its argument in the file, readable by attribute as the Namespace was."""
+    init = facts.resolved_target.init
+    held = facts.lightning.get("hyper_parameters")
+    if init is None or argument not in init.names or mapping_pairs(held) is None or not facts.calls_lightning:
+        return []
+    if not mapping_has(held, wanted):
+        return []  # it is another dict, deeper inside
+    instead = tuple(k for k in ("hparams_name", "hparams_type") if facts.lightning.has(k))
+    return [
+        Fix(
+            title="Or make it readable by attribute in a copy; no value changes:",
+            kind=FixKind.FILE,
+            applicability=Applicability.SAFE,
+            edits=(WrapEntry(("hyper_parameters",), argument, instead, attributes=True),),
+            note=f"The class gets a dict whose values are attributes, too: {argument}.x and {argument}['x'].",
+        )
+    ]
 
 
 def _new_key(facts: Facts, failure: BuildFailure) -> str | None:

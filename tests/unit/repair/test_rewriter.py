@@ -42,7 +42,7 @@ EDITS = [
     SetEntry(("hyper_parameters", "width"), [1, {"a": None}]),
     DropEntry(("epoch",)),
     MoveEntry(("epoch",), ("last_epoch",)),
-    WrapEntry(("hyper_parameters",), "conf", ("hparams_name",)),
+    WrapEntry(("hyper_parameters",), "conf", ("hparams_name",), attributes=True),
     ComputeTensors(
         (("net.scale", (), "value:AACAPw==", (1,), "float32"), ("g", ("net.weight",), "norm:0", (2, 1), "float32"))
     ),
@@ -311,6 +311,9 @@ def test_wrapped_under_one_name(tmp_path):
     assert mapping_get(mapping_get(mapping_get(root, "hyper_parameters"), "conf"), "width") == 8
     assert mapping_get(root, "hparams_name") is None
     assert written.dropped == ()
+    repaired(path, tmp_path / "out.ckpt", WrapEntry(("hyper_parameters",), "conf", attributes=True))
+    conf = mapping_get(mapping_get(open_checkpoint(tmp_path / "out.ckpt").root, "hyper_parameters"), "conf")
+    assert mapping_get(conf, "width") == mapping_get(conf.state, "width") == 8
     with pytest.raises(RepairError, match="no entry"):
         repaired(path, tmp_path / "out.ckpt", WrapEntry(("gone",), "conf"))
 
