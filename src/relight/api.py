@@ -978,6 +978,11 @@ def load(
             model = real.model(origin)
         except Exception as error:
             model, loaded = _load_repaired(cls, origin, real, asked, allow, error)
+        else:
+            if not _is_strict(model, strict):
+                # What strict=True would have raised is looked at all the same: a renamed layer stays at random values.
+                model, loaded = _load_rest(cls, origin, real, asked, allow, model)
+        if loaded.repaired:
             said = "; ".join(f"{what} {how}" for what, how in loaded.changes[:5])
             warnings.warn(f"{origin} was repaired in memory to be loaded: {said}", UserWarning, stacklevel=2)
     if prove:
@@ -1129,6 +1134,7 @@ def _load_repaired(
         targets = [target_here(cls, built_model(error, cls))]
         let_go(error)
         tried: list[tuple[Edit, ...]] = []
+        lax: tuple[ModelT, LoadReport] | None = None
         elsewhere = False
         while True:
             target = targets[-1]
@@ -1140,14 +1146,25 @@ def _load_repaired(
                 tried.append(plan.edits)
                 try:
                     repaired, written = splice(plan, source, checkpoint=here)
-                    if _as_planned(asked, plan, written, report, read(repaired.source(in_memory)), target):
+                    new = read(repaired.source(in_memory))
+                    if _as_planned(asked, plan, written, report, new, target):
                         repaired.seek(0)
                         model: ModelT = real.model(repaired)
-                        return model, LoadReport(
+                        loaded = LoadReport(
                             origin=origin, class_name=cls.__name__, plan=plan, changes=written.changes, report=report
                         )
+                        if not _is_strict(model, question["strict"]):
+                            initial, unused = _left_out_of(model, new)
+                            loaded = replace(loaded, initial=initial, unused=unused)
+                            if initial and unused and target.spec is None and lax is None:
+                                lax = model, loaded  # before there was a model, nobody could see what is renamed
+                                targets.append(target_here(cls, model))
+                                continue
+                        return model, loaded
                 except Exception as again:
                     failure = again
+            if lax is not None:
+                return lax
             if elsewhere:
                 break
             if failure is not None:
@@ -1169,6 +1186,67 @@ def _load_repaired(
         raise LoadError(origin, said) from error
     finally:
         source.close()
+
+
+def _load_rest(
+    cls: type[ModelT],
+    origin: str,
+    real: RealLoad,
+    question: Mapping[str, Any],
+    allow: Sequence[str],
+    model: ModelT,
+) -> tuple[ModelT, LoadReport]:
+    """After a load that was not strict: load again where a repair brings in what was left out, and say what was."""
+    from dataclasses import replace
+
+    from relight.core.edits import LoadReport
+    from relight.live.loading import downloaded, opened, target_here
+    from relight.reader.detect import read
+    from relight.reader.remote import is_url
+    from relight.repair import planner
+    from relight.repair.rewriter import digest_of_source, splice
+
+    file = downloaded(origin) if origin.startswith("http") else origin
+    source = opened(file)
+    try:
+        checkpoint = read(source)
+        loaded = LoadReport(origin=origin, class_name=cls.__name__)
+        initial, unused = _left_out_of(model, checkpoint)
+        if initial and unused:
+            asked = _Asked(
+                path=file, environment=None, intent="load", select=None, ignore=None, baseline=None, explain=False,
+                **question,
+            )  # fmt: skip
+            in_memory = f"{file.replace('://', ':')} in memory"
+            here = replace(checkpoint, origin=in_memory) if is_url(file) else checkpoint
+            target = target_here(cls, model)
+            report = asked.report(asked.facts(here, target))
+            known = planner.names_to_allow(report)
+            plan = planner.plan(report, digest_of_source(source), [name for name in allow if name in known])
+            loaded = replace(loaded, report=report)
+            if plan.edits:
+                repaired, written = splice(plan, source, checkpoint=here)
+                again = read(repaired.source(in_memory))
+                if _as_planned(asked, plan, written, report, again, target):
+                    repaired.seek(0)
+                    model = real.model(repaired)
+                    initial, unused = _left_out_of(model, again)
+                    loaded = replace(loaded, plan=plan, changes=written.changes)
+        return model, replace(loaded, initial=initial, unused=unused)
+    finally:
+        source.close()
+
+
+def _is_strict(model: object, strict: bool | None) -> bool:
+    """Whether Lightning has loaded a model strictly; since 2.2 the class may say."""
+    return strict is True or (strict is None and bool(getattr(model, "strict_loading", True)))
+
+
+def _left_out_of(model: Any, checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(tensors of a model that a file does not have, tensors of the file that the model does not have)."""
+    mine = dict.fromkeys(model.state_dict())
+    theirs = dict.fromkeys(t.key for t in checkpoint.tensors)
+    return tuple(k for k in mine if k not in theirs), tuple(k for k in theirs if k not in mine)
 
 
 def _described_elsewhere(cls: type, checkpoint: Checkpoint, asked: _Asked) -> Target | None:

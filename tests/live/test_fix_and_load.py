@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 
 import pytest
 
@@ -130,6 +131,40 @@ def test_a_class_that_no_other_process_can_find(folder):
     with pytest.raises(relight.LoadError, match=r"more  nn\.Linear") as caught:
         relight.load(Other, "model.ckpt")
     assert "Weights only load failed" in str(caught.value.__cause__), "what the file itself raised"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_is_not_strict_is_looked_at_all_the_same(folder, refused):
+    """strict=False would leave a renamed layer at random values, without an error: it is renamed; what is new is named."""
+    import lightning
+
+    class Net(lightning.LightningModule):
+        def __init__(self, args=None):
+            super().__init__()
+            self.head = torch.nn.Linear(8, 2)
+            self.more = torch.nn.Linear(2, 2)
+
+    state = {"layer2.weight": torch.randn(2, 8), "layer2.bias": torch.randn(2)}
+    content = {"pytorch-lightning_version": "2.6.6", "state_dict": state}
+    if refused:
+        content["hyper_parameters"] = {"args": argparse.Namespace(width=8)}
+    torch.save(content, "renamed.ckpt")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = relight.load(Net, "renamed.ckpt", strict=False)
+    assert torch.equal(model.head.weight, state["layer2.weight"])
+    assert any("layer2 -> head" in str(w.message) for w in caught)
+    told = relight.report_of(model)
+    assert (told.initial, told.unused) == (("more.weight", "more.bias"), ())
+    assert "  At initial values: more.weight, more.bias" in str(told)
+
+    # Where nothing is renamed, it goes through as it is, and what is new is named as well.
+    torch.save(
+        {**content, "state_dict": {f"head.{k[7:]}": v for k, v in state.items()}, "hyper_parameters": {}}, "new.ckpt"
+    )
+    with pytest.warns(UserWarning, match="not in the checkpoint"):
+        told = relight.report_of(relight.load(Net, "new.ckpt", strict=False))
+    assert (told.repaired, told.initial) == (False, ("more.weight", "more.bias"))
 
 
 def test_a_failure_that_is_not_the_files(folder):

@@ -527,6 +527,9 @@ class LoadReport:
         class_name: Class of the model.
         plan: What was changed in memory; None where the file was loaded as it is.
         changes: (what, how) of each change, for people.
+        initial: Tensors of the model that the file does not have, after a load that was not strict: they stay what the
+            constructor made them.
+        unused: Tensors of the file that the model does not have, after such a load.
         report: What `check` says of the file as it is and of the class; None where that cannot be asked.
         proved: Whether the model was asked what it answered when it was saved, and answered the same.
     """
@@ -535,6 +538,8 @@ class LoadReport:
     class_name: str
     plan: Plan | None = None
     changes: tuple[tuple[str, str], ...] = ()
+    initial: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     report: Report | None = None
     proved: bool = False
 
@@ -544,8 +549,12 @@ class LoadReport:
         return self.plan is not None
 
     def __str__(self) -> str:
-        if self.plan is None:
-            return f"{self.origin}: loaded into {self.class_name} as it is"
+        how = "as it is" if self.plan is None else "repaired in memory"
+        lines = [f"{self.origin}: loaded into {self.class_name}{', ' if self.repaired else ' '}{how}"]
         width = max((len(what) for what, _ in self.changes), default=0)
-        lines = [f"  {what.ljust(width)}  {how}" for what, how in self.changes]
-        return "\n".join([f"{self.origin}: loaded into {self.class_name}, repaired in memory", *lines])
+        lines += [f"  {what.ljust(width)}  {how}" for what, how in self.changes]
+        for title, keys in (("At initial values", self.initial), ("In the file, not used", self.unused)):
+            if keys:
+                more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+                lines.append(f"  {title}: {', '.join(keys[:5])}{more}")
+        return "\n".join(lines)
