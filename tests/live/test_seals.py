@@ -93,3 +93,16 @@ def relight_command():
         )
 
     return run
+
+
+def test_a_class_of_another_name_is_compared_by_its_code(folder):
+    relight.seal("a.pt", "b.pt", "nets.py:Net", intent="weights", input=["4x2"])
+    other = MODEL.partition("class Other")[0].replace("class Net", "class Renamed")
+    (folder / "renamed.py").write_text(other)
+    same = relight.check("b.pt", target="renamed.py:Renamed", intent="weights")
+    assert (same.verdict.value, same.findings) == ("loads", ())
+    (folder / "renamed.py").write_text(other.replace("self.act(", "(-1) * self.act("))
+    changed = relight.check("b.pt", target="renamed.py:Renamed", intent="weights")
+    assert [(f.name, f.subjects) for f in changed.findings] == [("forward-changed", ("Renamed.forward",))]
+    assert changed.verdict.value == "loads-wrong"
+    assert not any("code of forward" in line for f in changed.findings for line in f.context)

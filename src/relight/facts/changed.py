@@ -95,7 +95,8 @@ def _rest(facts: Facts) -> str:
     same = []
     if facts.keys.clean:
         same.append(counted(len(facts.checkpoint.tensors), "tensor"))
-    if not changes.functions and facts.manifest.make is not None and facts.manifest.make.functions:
+    known = facts.manifest.make is not None and facts.manifest.make.functions
+    if known and changes.code_compared and not changes.functions:
         same.append("code of forward")
     return f" As it was: {', '.join(same)}." if same else ""
 

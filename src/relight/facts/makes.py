@@ -89,6 +89,7 @@ class Changes:
         hooks: Hooks that came or went.
         buffers: Buffers that no file holds, with another form or other values.
         ties: Parameters that were one tensor, or are one now.
+        code_compared: Whether the code of every forward of then was compared with one of today.
     """
 
     modules: tuple[Change, ...] = ()
@@ -97,6 +98,7 @@ class Changes:
     hooks: tuple[Change, ...] = ()
     buffers: tuple[Change, ...] = ()
     ties: tuple[TieChange, ...] = ()
+    code_compared: bool = True
 
     @property
     def any(self) -> bool:
@@ -157,6 +159,7 @@ class _Comparison:
         self.pairs: list[tuple[ModuleMake, ModuleMake]] = []
         self.modules: list[Change] = []
         self.attributes: list[Change] = []
+        self.code_compared = True
         self.hooks: list[Change] = []
         self.buffers: list[Change] = []
         self.functions: dict[str, FunctionChange] = {}
@@ -173,6 +176,9 @@ class _Comparison:
             hooks=tuple(self.hooks),
             buffers=tuple(self.buffers),
             ties=tuple(self._ties()),
+            code_compared=self.code_compared
+            and {m.path for m in self.saved.modules if m.forward is not None}
+            <= {before.path for before, _ in self.pairs},
         )
 
     # ---------------------------------------------------------------- which module is which
@@ -248,14 +254,14 @@ class _Comparison:
         one = self.saved.functions.get(before.forward or "")
         two = self.now.functions.get(after.forward or "")
         users = before.package is None and after.package is None
-        if _class_name(before) != _class_name(after):
-            same = users and one is not None and two is not None and self._equal(one, two, before, after, set())
-            both_plain = before.package is not None and after.package is not None
-            if not same and not (users and one is None and two is None):
-                if not self._used(after):
-                    return
+        if (one is None) != (two is None):
+            self.code_compared = False
+        # Two classes of the user's at one place are the same module, whatever they are called: their code is compared.
+        if _class_name(before) != _class_name(after) and not (users and (one is None) == (two is None)):
+            if self._used(after):
+                both_plain = before.package is not None and after.package is not None
                 self._module(after.path, before, after, certain=both_plain)
-                return
+            return
         self._attributes(before, after)
         self._hooks(before, after)
         self._buffers(before, after)
@@ -371,20 +377,6 @@ class _Comparison:
             if first is not None and second is not None:
                 self._function(first, second, before, after, seen)
 
-    def _equal(
-        self, one: FunctionMake, two: FunctionMake, before: ModuleMake, after: ModuleMake, seen: set[tuple[str, str]]
-    ) -> bool:
-        if (one.name, two.name) in seen:
-            return True
-        seen.add((one.name, two.name))
-        if one.digest != two.digest or not self._same_names(one, two, before, after):
-            return False
-        for a, b in zip(one.calls, two.calls, strict=False):
-            first, second = self.saved.functions.get(a or ""), self.now.functions.get(b or "")
-            if first is not None and second is not None and not self._equal(first, second, before, after, seen):
-                return False
-        return True
-
     def _same_names(self, one: FunctionMake, two: FunctionMake, before: ModuleMake, after: ModuleMake) -> bool:
         """Whether the attributes of ``self`` are the same ones, be it under new names."""
         if len(one.attributes) != len(two.attributes):
@@ -455,7 +447,9 @@ def _calls(one: FunctionMake, two: FunctionMake) -> Iterator[tuple[str | None, s
     if one.digest == two.digest:
         yield from zip(one.calls, two.calls, strict=False)
     else:
-        yield from ((name, name) for name in one.calls if name in two.calls)
+        # A class may be called something else today: its methods by their own names.
+        known = {_last(name): name for name in two.calls if name is not None}
+        yield from ((name, known[_last(name)]) for name in one.calls if name is not None and _last(name) in known)
 
 
 def _lines(one: FunctionMake, two: FunctionMake) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relight.core.finding import Finding, Fix, FixKind, Severity
 from relight.facts import changed
 from relight.facts.facts import Facts
-from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, make, manifest
+from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, function, make, manifest
 
 _NN = "torch.nn.modules."
 _SEQUENTIAL = f"{_NN}container.Sequential"
@@ -53,6 +53,11 @@ class ModuleClassChanged(Rule):
             file=File(extra=manifest(make({"s": _SEQUENTIAL, "s.0": f"{_NN}linear.Linear", "s.1": f"{_NN}activation.Softmax"}))),
             model=Model(architecture=make({"s": _SEQUENTIAL, "s.0": f"{_NN}linear.Linear"})),
             oracle=False,
+        ),
+        Silent(
+            name="a class of the user's that is called something else: its code is compared",
+            file=File(extra=manifest(make({"net": ("models.B", {})}, net=function("a1", [("s1", 3)])))),
+            model=Model(architecture=make({"net": ("models.C", {})}, net=function("b1", [("s2", 3)]))),
         ),
         Silent(
             name="a class that does nothing was added to a Sequential",

@@ -60,6 +60,17 @@ class ForwardChanged(Rule):
             file=File(extra=manifest(make({"net": ("models.B", {})}, net=function("a1", [("s1", 3)])))),
             model=Model(architecture=make({"net": ("models.B", {})}, net=function("a1", [("s1", 30)]))),
         ),
+        Fires(
+            name="in a class that is called something else, too",
+            file=File(extra=manifest(make({"net": ("models.B", {})}, net=function("a1", [("s1", 3), ("s2", 4)])))),
+            model=Model(architecture=make({"net": ("models.C", {})}, net=function("b1", [("s1", 3), ("s3", 4)]))),
+            oracle=False,
+        ),
+        Silent(
+            name="a class that is only called something else",
+            file=File(extra=manifest(make({"net": ("models.B", {})}, net=function("a1", [("s1", 3)])))),
+            model=Model(architecture=make({"net": ("models.C", {})}, net=function("a1", [("s1", 9)]))),
+        ),
         Silent(
             name="the source was not at hand when it was saved",
             file=File(extra=manifest(make({"net": ("models.B", {})}))),
