@@ -102,6 +102,7 @@ keymap: $(BIN)/relight  ## Score the key mapper on the bundled cases, and on a f
 
 mutations: $(VENV)/dev-installed  ## Count the silent changes of six architectures that a manifest shows, and false alarms.
 	$(BIN)/python benchmarks/mutations_score.py
+	$(BIN)/python scripts/check_silent_scenarios.py
 	$(BIN)/python benchmarks/manifest_cost.py
 
 corpus: $(BIN)/relight  ## Compare with what is known of a folder of real files: make corpus CORPUS=FOLDER
