@@ -74,7 +74,7 @@ def test_hardly_any_answer_is_unknown(folder):
         for rule, example in ALL
         if diagnose(facts_of(with_model(example), folder), RULES).verdict is Verdict.UNKNOWN
     }
-    assert len(unknown) <= 8, unknown
+    assert len(unknown) <= 0.03 * len(ALL), unknown
 
 
 def test_the_oracle_can_say_no():

@@ -37,6 +37,8 @@ def make(path):
         return nn.Embedding(*own["weight"])
     if class_path == "torch.nn.modules.container.Sequential":
         return nn.Sequential()
+    if class_path == "torch.nn.modules.activation.MultiheadAttention":
+        return nn.MultiheadAttention(own["in_proj_weight"][1], 1, bias="in_proj_bias" in own)
     if any(shape is None for shape in own.values()):
         return nn.LazyLinear((own.get("bias") or (1,))[0], bias="bias" in own)
     assert not class_path.startswith("torch.") or class_path == "torch.nn.modules.module.Module", class_path

@@ -58,9 +58,16 @@ class FusedProjections(Rule):
         Fires(
             name="three in the file, torch's own attention in the model",
             file=File(
-                tensors={"attn.q_proj.weight": (4, 4), "attn.k_proj.weight": (4, 4), "attn.v_proj.weight": (4, 4)}
+                tensors={
+                    "attn.q_proj.weight": (4, 4),
+                    "attn.k_proj.weight": (4, 4),
+                    "attn.v_proj.weight": (4, 4),
+                    "attn.out_proj.weight": (4, 4),
+                }
             ),
-            model=Model(params={"attn.in_proj_weight": (12, 4)}, modules={"attn": _ATTENTION}),
+            model=Model(
+                params={"attn.in_proj_weight": (12, 4), "attn.out_proj.weight": (4, 4)}, modules={"attn": _ATTENTION}
+            ),
             cause="mha-inproj-split",
         ),
         Silent(name="three on both sides", file=File(tensors=_SPLIT), model=Model(params=_SPLIT)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from relight.core.checkpoint import Layout
 from relight.core.finding import Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import BuildFailure, FailureKind
 from relight.facts import describe
@@ -22,6 +23,12 @@ _FAILURE = BuildFailure(
     suggestions=("training/my_custom_module.py:2",),
     searched=14,
 )
+
+
+_CONVERTED = (Layout.TORCH_ZIP, Layout.TORCH_LEGACY, Layout.TORCH_TAR)
+
+
+_CONVERTED = (Layout.TORCH_ZIP, Layout.TORCH_LEGACY, Layout.TORCH_TAR)
 
 
 class NameNotFound(Rule):
@@ -90,6 +97,15 @@ class NameNotFound(Rule):
                     title=f"A class of this name: {place} (parsed, not run).",
                     kind=FixKind.CODE,
                     code=f"from {_module(file)} import {name}",
+                )
+            )
+        if facts.checkpoint.tensors and facts.checkpoint.layout in _CONVERTED:
+            stem = facts.question.path.rpartition(".")[0] or facts.question.path
+            fixes.append(
+                Fix(
+                    title="Lost for good? The weights come out without it:",
+                    kind=FixKind.CODE,
+                    command=facts.question.command("convert", None, f"{stem}.safetensors"),
                 )
             )
         if not failure.suggestions:
