@@ -29,6 +29,7 @@ demo: $(BIN)/relight  ## Diagnose the bundled broken checkpoints (needs no torch
 	@$(BIN)/relight demo
 
 test: $(VENV)/dev-installed  ## Run the tests (installs torch and lightning).
+	@$(BIN)/python -m compileall -q src  # once, not in each of the hundreds of processes that the tests start
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile
 
 check: $(VENV)/dev-installed lint types contracts docs-check test  ## All that has to be green before a commit.
