@@ -32,9 +32,11 @@ class Watch:
         self.slow: float | None = None
         self.reason: str | None = None
         self._handles: list[Any] = []
+        self._forward: Any = None
 
     def start(self, model: Any) -> None:
         """Watch until `stop`."""
+        self._forward = model.forward
         for path, module in (("", model), *model.named_children()):
             if hasattr(module, "_orig_mod"):  # a hook would make the compiler start again
                 continue
@@ -42,14 +44,16 @@ class Watch:
 
     def _hook(self, path: str, module: Any) -> Any:
         try:
-            return module.register_forward_pre_hook(lambda m, a, k: self._seen(path, a, k), with_kwargs=True)
+            return module.register_forward_pre_hook(lambda m, a, k: self._seen(m, path, a, k), with_kwargs=True)
         except TypeError:  # torch before 2.0
-            return module.register_forward_pre_hook(lambda m, a: self._seen(path, a, {}))
+            return module.register_forward_pre_hook(lambda m, a: self._seen(m, path, a, {}))
 
-    def _seen(self, path: str, args: Any, kwargs: Any) -> None:
+    def _seen(self, module: Any, path: str, args: Any, kwargs: Any) -> None:
         """Called from inside the user's forward, where no step of the recorder stands around it."""
         try:
-            self._note(path, args, kwargs)
+            # Under DDP, Lightning puts validation_step in the place of forward for one call: those are its arguments.
+            if path or module.forward == self._forward:
+                self._note(path, args, kwargs)
         except Exception as error:
             self.reason = reason_of(error)
 
