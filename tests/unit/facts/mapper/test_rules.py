@@ -28,11 +28,7 @@ def mapped(name: str):
     return map_keys(*sides(name))
 
 
-# The larger ones take half a minute; `make keymap` counts the rules of all.
-SMALL = sorted(n for n in CASES if len(CASES[n]["target"]) < 400)
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted(n for n in CASES if len(CASES[n]["target"]) < 400))
 def test_rules_give_the_pairs_again(name):
     source, target = sides(name)
     found = mapped(name)
@@ -46,7 +42,7 @@ def test_rules_give_the_pairs_again(name):
 
 def test_the_bundled_cases_need_few_rules():
     counts = []
-    for name in SMALL:
+    for name in CASES:
         pairs = mapped(name).pairs
         if pairs:
             counts.append(len(learn(pairs.values(), [s.key for s in sides(name)[0]])))
