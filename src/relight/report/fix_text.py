@@ -46,7 +46,8 @@ def _sealed(done: Receipt, target: str, style: Style) -> Iterator[str]:
         yield from wrapped(f"Asked with an input of {replay.form_text(probe.get('input'))}: its answer is kept.", style)
     else:
         reason = manifest.omitted.get("probe", "").partition(": ")[2] or "it gave no answer"
-        yield from wrapped(f"Not asked: {reason}. --input SHAPE, as in --input 8x3x32x32, asks it.", style)
+        advice = " --input SHAPE, as in --input 8x3x32x32, asks it." if reason == "no form of an input is known" else ""
+        yield from wrapped(f"Not asked: {reason}.{advice}", style)
     yield from wrapped("It tells the code of today, not that of the training run: a refactoring comes after it.", style)
     yield from wrapped(_untouched(done), style)
 
