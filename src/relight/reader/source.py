@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from io import FileIO
 from typing import BinaryIO, Protocol
 
 from relight.core.errors import SourceError
@@ -55,65 +56,6 @@ class MemorySource:
         """Nothing to give back."""
 
 
-class LocalSource:
-    """A file, read by position. Never mapped: a file that shrinks must not kill the process.
-
-    Args:
-        path: Path of a regular file.
-
-    Raises:
-        SourceError: It cannot be opened.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.name = os.fspath(path)
-        self.bytes_read = 0
-        self.requests = 0
-        try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 -- closed by `close`
-            self.size = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
-            raise SourceError(self.name, _reason(error)) from None
-        except ValueError as error:  # an embedded NUL
-            raise SourceError(self.name, str(error)) from None
-        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            self._file.close()
-            raise SourceError(self.name, "it is not a regular file")
-
-    @property
-    def descriptor(self) -> int:
-        """The open file, for copies that the kernel makes."""
-        return self._file.fileno()
-
-    def read(self, start: int, length: int) -> bytes:
-        """The bytes of a range; fewer where the file ends before.
-
-        Raises:
-            SourceError: The disk could not deliver them.
-        """
-        start, length = max(start, 0), max(min(length, self.size - start), 0)
-        parts: list[bytes] = []
-        try:
-            if length:  # a start behind the end may be too large a number to seek to
-                self._file.seek(start)
-            while length > 0:
-                part = self._file.read(length)
-                if not part:
-                    break
-                parts.append(part)
-                length -= len(part)
-        except OSError as error:
-            raise SourceError(self.name, _reason(error)) from None
-        data = b"".join(parts)
-        self.bytes_read += len(data)
-        self.requests += 1
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class StreamSource:
     """An open file of whatever makes files: it can be sought, and is not on this disk.
 
@@ -126,7 +68,7 @@ class StreamSource:
         self.name = name
         self.bytes_read = 0
         self.requests = 0
-        self._stream = stream
+        self._stream: BinaryIO | FileIO = stream
         self.size = stream.seek(0, os.SEEK_END)
 
     def read(self, start: int, length: int) -> bytes:
@@ -138,7 +80,8 @@ class StreamSource:
         start, length = max(start, 0), max(min(length, self.size - start), 0)
         parts: list[bytes] = []
         try:
-            self._stream.seek(start)
+            if length:  # a start behind the end may be too large a number to seek to
+                self._stream.seek(start)
             while length > 0:
                 part = self._stream.read(length)
                 if not part:
@@ -155,6 +98,37 @@ class StreamSource:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+class LocalSource(StreamSource):
+    """A file, read by position. Never mapped: a file that shrinks must not kill the process.
+
+    Args:
+        path: Path of a regular file.
+
+    Raises:
+        SourceError: It cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self.bytes_read = 0
+        self.requests = 0
+        try:
+            self._stream = open(path, "rb", buffering=0)  # noqa: SIM115 -- closed by `close`
+            self.size = os.fstat(self._stream.fileno()).st_size
+        except OSError as error:
+            raise SourceError(self.name, _reason(error)) from None
+        except ValueError as error:  # an embedded NUL
+            raise SourceError(self.name, str(error)) from None
+        if not stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
+            self._stream.close()
+            raise SourceError(self.name, "it is not a regular file")
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, for copies that the kernel makes."""
+        return self._stream.fileno()
 
 
 class SliceSource:
