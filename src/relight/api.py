@@ -616,14 +616,9 @@ def fix(
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
-    old = inspect(source) if in_place else None
 
-    def prove_it(written: Written) -> None:
+    def prove_it(written: Written, checks: list[tuple[str, bool, str]]) -> None:
         """Before the copy has its name: nobody ever finds one there that was not proved."""
-        if old is not None:
-            checks = inplace.compared(source, written, old)
-        else:
-            checks = proof.compared(written, source, whole=prove == "bytes", progress=progress)
         reason = "" if prove != "read" else "--prove read"
         if not reason and os.path.getsize(written.path) > _LOADED_UNASKED and prove != "bytes":
             reason = "it is large; --prove bytes loads it all the same"
@@ -643,19 +638,17 @@ def fix(
         receipt = proof.receipt(plan, written, checks, before=before, after=after, loaded=loaded, not_tried=reason)
         if not receipt.holds:
             failed = next((f"{what}: {text}" for what, ok, text in receipt.checks if not ok), receipt.loaded_by)
-            outcome = "no copy" if old is None else "it is what it was"
+            outcome = "it is what it was" if in_place else "no copy"
             raise RepairError(source, f"{outcome}, the proof fails: {failed}".replace(written.path, copy))
         receipts.append(receipt)
 
-    if old is None:
-        written = rewrite(plan, source, copy, progress=progress, announce=announce, prove=prove_it)
+    def compare_and_prove(written: Written) -> None:
+        prove_it(written, proof.compared(written, source, whole=prove == "bytes", progress=progress))
+
+    if in_place:
+        written = inplace.rewrite_in_place(plan, source, prove=prove_it)
     else:
-        written = inplace.rewrite_in_place(plan, source, old)
-        try:
-            prove_it(written)
-        except BaseException:
-            inplace.undo(source)
-            raise
+        written = rewrite(plan, source, copy, progress=progress, announce=announce, prove=compare_and_prove)
     return replace(receipts[0], written=written)
 
 

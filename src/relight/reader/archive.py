@@ -47,9 +47,12 @@ class Archive:
         problems: What is wrong.
         usable: Whether the directory could be read.
         before: Size of the file before it was repaired in place; 0 where it was not.
+        directory: As it is written; None where it could not be read.
     """
 
-    def __init__(self, source: ByteSource, limits: Limits, *, version: int = 0) -> None:
+    def __init__(
+        self, source: ByteSource, limits: Limits, *, version: int = 0, known: Mapping[Entry, Span] | None = None
+    ) -> None:
         self.source = source
         self.limits = limits
         self.root = ""
@@ -60,6 +63,7 @@ class Archive:
         self.usable = False
         self.before = 0
         self._version = version
+        self._known = known or {}  # where records lie whose local headers say what the directory says
         self._inflated = 0
         self._compressed: list[str] = []
         self._folded: dict[str, str] = {}
@@ -68,10 +72,10 @@ class Archive:
         # Asking a distant source for every local header would cost a request each; those of records that are read
         # come with the record.
         self._near = isinstance(source, (LocalSource, MemorySource)) or version > 0
-        directory = read_directory(source, limits, self.problems)
-        if directory is not None:
+        self.directory = read_directory(source, limits, self.problems)
+        if self.directory is not None:
             self.usable = True
-            self._interpret(directory)
+            self._interpret(self.directory)
 
     def problem(self, kind: ProblemKind, message: str, *, fatal: bool = True, record: str | None = None,
                 position: int | None = None, what: str | None = None,
@@ -175,6 +179,10 @@ class Archive:
     def _compare(self, entry: Entry, name: str, shift: int, used: list[tuple[int, int, str]]) -> Span | None:
         """Where the stored bytes are: behind the local header, which is compared with the directory."""
         at = entry.offset + shift
+        known = None if shift else self._known.get(entry)
+        if known is not None and known.end <= self.source.size:
+            used.append((at, known.end, name))
+            return known
         name_end = 30 + len(entry.raw)
         head = self._bytes(at, name_end) if at < self.source.size else b""
         header, said = head[:30], head[4:28]
@@ -230,7 +238,10 @@ class Archive:
         names, extras = _LOCAL_HEADER.unpack(head)[9:]
         if APPENDED + struct.pack("<Q", size) not in self.source.read(size + 30 + names, extras):
             return None
-        earlier = Archive(SliceSource(self.source, 0, size, self.source.name), self.limits, version=self._version + 1)
+        # Both directories name the same records in the same bytes: what was compared once is not compared again.
+        same = {} if self.problems else {e: self.records[self._short(e.name)].span for e in directory.entries}
+        front = SliceSource(self.source, 0, size, self.source.name)
+        earlier = Archive(front, self.limits, version=self._version + 1, known=same)
         sound = earlier.usable and all(p.kind is ProblemKind.COMPRESSED_RECORDS for p in earlier.problems)
         if not sound or earlier.root != self.root:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 _SUFFIXES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
@@ -36,6 +35,8 @@ def _near(folder: str, name: str) -> list[str]:
         names = [n for n in os.listdir(folder or ".") if n.endswith(_SUFFIXES) and n.isprintable()][:_COMPARED]
     except OSError:
         return []
+    import difflib
+
     names = [n for n in names if os.path.isfile(os.path.join(folder, n))]
     names.sort(key=lambda n: (-difflib.SequenceMatcher(None, name, n).ratio(), n))
     return names[:_SHOWN]

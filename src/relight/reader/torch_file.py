@@ -28,8 +28,23 @@ _SMALL = 64  # bytes of `version` and `byteorder`
 # ---------------------------------------------------------------- zip
 
 
-def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layout = Layout.TORCH_ZIP) -> Checkpoint:
-    """A zip archive with a data.pkl."""
+def read_zip(
+    source: ByteSource,
+    archive: Archive,
+    limits: Limits,
+    layout: Layout = Layout.TORCH_ZIP,
+    known: tuple[bytes, Decoded] | None = None,
+) -> Checkpoint:
+    """A zip archive with a data.pkl.
+
+    Args:
+        source: The file.
+        archive: The same, as an archive.
+        limits: What reading may cost.
+        layout: What it is called.
+        known: A pickle that was decoded already, and what it says: where the data.pkl is the same, byte for byte, it is
+            not decoded again.
+    """
     name = archive.find("data.pkl") or "data.pkl"
     if name != "data.pkl" and name in archive.records:
         message = f"there is no data.pkl; torch takes {name!r} for it"
@@ -42,7 +57,7 @@ def read_zip(source: ByteSource, archive: Archive, limits: Limits, layout: Layou
         return unusable(source, layout, archive.problems, records=records, pickles=finder.collect())
     archive.check_crc(archive.records[name], data)
     archive.check_small()
-    decoded = decode(data, limits=limits, record="data.pkl")
+    decoded = known[1] if known and known[0] == data else decode(data, limits=limits, record="data.pkl")
     finder.inside(decoded, "")
     problems = list(decoded.problems)
     if decoded.stream.end is not None and decoded.stream.end < len(data):

@@ -44,12 +44,14 @@ class Directory:
         start: Where the directory starts in the file.
         shift: Bytes in front of the archive, by which all offsets are off.
         end: Where the end record starts.
+        raw: Its bytes, without the end record.
     """
 
     entries: tuple[Entry, ...]
     start: int
     shift: int
     end: int
+    raw: bytes
 
 
 def read_directory(source: ByteSource, limits: Limits, problems: list[Problem]) -> Directory | None:
@@ -80,7 +82,7 @@ def read_directory(source: ByteSource, limits: Limits, problems: list[Problem]) 
         return None
     at = offset + shift
     raw = tail[at - start : at - start + length] if at >= start else source.read(at, length)
-    return Directory(_entries(raw, count, at, problems), at, shift, end)
+    return Directory(_entries(raw, count, at, problems), at, shift, end, raw)
 
 
 def _malformed(message: str, position: int | None = None, *, fatal: bool = True) -> Problem:

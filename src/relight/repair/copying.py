@@ -6,12 +6,14 @@ import contextlib
 import errno
 import os
 import stat
-import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from relight.core.errors import RepairError
+
+if TYPE_CHECKING:
+    import threading
 
 BUFFER = 4 << 20
 BLOCK = 4096  # of the file systems that share blocks between files (XFS, btrfs), by default
@@ -127,6 +129,8 @@ class WriteBehind:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        import threading
+
         self._waiting = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -139,6 +143,8 @@ class WriteBehind:
         if self._waiting >= _ONCE:
             self._waiting = 0
             if self._thread is None:
+                import threading
+
                 self._thread = threading.Thread(target=self._run, name="relight-write-behind", daemon=True)
                 self._thread.start()
             self._wake.set()
@@ -210,6 +216,8 @@ def new_file(path: str, like: str, announce: Callable[[str], None] | None = None
         RepairError: It cannot be written; what was there is as it was.
     """
     folder, name = os.path.split(os.path.abspath(path))
+    import tempfile
+
     refuse_existing(path, like)
     descriptor, temporary = -1, ""
     try:

@@ -9,15 +9,16 @@ well; and because they stay, nothing that must not stay in a file is ever repair
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout
 from relight.core.edits import MakePlain, Plan, Written
@@ -27,10 +28,11 @@ from relight.facts.safety import safety
 from relight.reader import DEFAULT_LIMITS, open_checkpoint
 from relight.reader.archive import APPENDED, Archive
 from relight.reader.source import LocalSource
-from relight.reader.zip_directory import read_directory
+from relight.reader.torch_file import read_zip
 from relight.repair.copying import write_all
-from relight.repair.rewriter import digest_of, drafted
+from relight.repair.rewriter import Drafted, digest_of_records, drafted, opened
 
+Prove: TypeAlias = Callable[[Written, "list[tuple[str, bool, str]]"], None]
 SCHEMA = "relight/journal/1"
 _ALIGNMENT = 64
 _TAIL = 64 << 10
@@ -43,31 +45,60 @@ def journal_of(path: str) -> str:
     return f"{path}.relight-journal"
 
 
-def rewrite_in_place(plan: Plan, path: str, checkpoint: Checkpoint | None = None) -> Written:
-    """Repair a file by appending to it.
+def rewrite_in_place(
+    plan: Plan, path: str, checkpoint: Checkpoint | None = None, prove: Prove | None = None
+) -> Written:
+    """Repair a file by appending to it, read it again and compare it with what it was.
 
     Args:
         plan: What changes.
         path: The file.
         checkpoint: What was read of it, where that was done already.
+        prove: Called when all is on the disk, with what was done and what the comparison found. Where it raises, the file
+            becomes what it was.
 
     Returns:
         What was done.
 
     Raises:
         SourceError: It cannot be opened.
-        RepairError: It could hurt, the plan does not fit, or the disk is full; the file is what it was.
+        RepairError: It could hurt, the plan does not fit, the disk is full, or the file is not what it should be when it
+            is read again; the file is what it was.
     """
     heal(path)
-    checkpoint = open_checkpoint(path) if checkpoint is None else checkpoint
-    refuse(plan, path, checkpoint)
-    with _locked(path) as target:
-        draft = drafted(plan, path, checkpoint=checkpoint)
-        if draft.made:
-            raise RepairError(path, "not in place: tensors are put together. -o writes a new file")
-        addition = _addition(path, draft.pickle, draft.kept)
-        _append(target, path, addition)
-    return replace(draft.written, path=path, digest=digest_of(path), rewritten=addition.records)
+    # Millions of objects that live to the end: the collector would walk them over and over.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        checkpoint = open_checkpoint(path) if checkpoint is None else checkpoint
+        refuse(plan, path, checkpoint)
+        with _locked(path) as target:
+            source = LocalSource(path)
+            try:
+                with opened(plan, source, checkpoint) as (_, archive):
+                    draft = drafted(plan, source, checkpoint, archive)
+                    if draft.made or archive is None:
+                        raise RepairError(path, "not in place: tensors are put together. -o writes a new file")
+                    addition = _addition(archive, draft.pickle, draft.kept)
+            finally:
+                source.close()
+            _append(target, path, addition)
+            try:
+                after, digest = _read_again(path, draft)
+                written = replace(draft.written, path=path, digest=digest, rewritten=addition.records)
+                checks = compared(after, written, checkpoint, addition.start)
+                failed = next((f"{what}: {text}" for what, holds, text in checks if not holds), None)
+                if failed is not None:
+                    raise RepairError(path, f"it is what it was, the proof fails: {failed}")
+                if prove is not None:
+                    prove(written, checks)
+            except BaseException:
+                _cut(target, path, addition.start)
+                raise
+    finally:
+        if collecting:
+            gc.enable()
+    return written
 
 
 def refuse(plan: Plan, path: str, checkpoint: Checkpoint) -> None:
@@ -138,46 +169,39 @@ class _Addition:
     records: int
 
 
-def _addition(path: str, pickle: bytes, kept: frozenset[str]) -> _Addition:
+def _addition(archive: Archive, pickle: bytes, kept: frozenset[str]) -> _Addition:
     """Put together what is appended.
 
     Args:
-        path: The file.
+        archive: The file.
         pickle: The new one.
         kept: Records that the new version has, by name in the archive's folder.
     """
-    source = LocalSource(path)
-    try:
-        archive = Archive(source, DEFAULT_LIMITS)
-        directory = read_directory(source, DEFAULT_LIMITS, [])
-        assert directory is not None
-        start = source.size
-        new = [("data.pkl", pickle)]
-        if _ID in kept:
-            # It names a content: another content has another, of as many digits as torch's.
-            number = str(int(hashlib.sha256(pickle + str(start).encode()).hexdigest(), 16))[:40].zfill(40)
-            new.append((_ID, number.encode()))
-        replaced = {name for name, _ in new}
-        body = bytearray()
-        lines = bytearray()
-        count = 0
-        root = f"{archive.root}/" if archive.root else ""
-        for name, data in new:
-            line = _record(body, start, f"{root}{name}".encode(), data, marked=name == "data.pkl")
-            lines += line
+    directory = archive.directory
+    assert directory is not None
+    start = archive.source.size
+    new = [("data.pkl", pickle)]
+    if _ID in kept:
+        # It names a content: another content has another, of as many digits as torch's.
+        number = str(int(hashlib.sha256(pickle + str(start).encode()).hexdigest(), 16))[:40].zfill(40)
+        new.append((_ID, number.encode()))
+    replaced = {name for name, _ in new}
+    body = bytearray()
+    lines = bytearray()
+    count = 0
+    root = f"{archive.root}/" if archive.root else ""
+    for name, data in new:
+        lines += _record(body, start, f"{root}{name}".encode(), data, marked=name == "data.pkl")
+        count += 1
+    raw, at = directory.raw, 0
+    for entry in directory.entries:
+        names, extras, comments = struct.unpack_from("<3H", raw, at + 28)
+        length = 46 + names + extras + comments
+        short = entry.name.removeprefix(root)
+        if short in kept and short not in replaced:
+            lines += raw[at : at + length]
             count += 1
-        raw = source.read(directory.start, directory.end - directory.start)
-        at = 0
-        for entry in directory.entries:
-            names, extras, comments = struct.unpack_from("<3H", raw, at + 28)
-            length = 46 + names + extras + comments
-            short = entry.name.removeprefix(root)
-            if short in kept and short not in replaced:
-                lines += raw[at : at + length]
-                count += 1
-            at += length
-    finally:
-        source.close()
+        at += length
     begin = start + len(body)
     body += lines
     end = struct.pack("<4sQ2H2I4Q", b"PK\x06\x06", 44, 0x031E, 45, 0, 0, count, count, len(lines), begin)
@@ -353,35 +377,67 @@ def undo(path: str) -> int:
     if os.path.islink(path) or os.stat(path).st_nlink > 1:
         raise RepairError(path, "it is a link now, or has several names")
     with _locked(path) as target:
-        try:
-            os.ftruncate(target, size)
-            os.fsync(target)
-        except OSError as error:
-            raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
+        _cut(target, path, size)
     return size
 
 
-def compared(path: str, written: Written, before: Checkpoint) -> list[tuple[str, bool, str]]:
-    """Read the file again: the pickle is the planned one, and every storage lies where it lay.
+def _cut(target: int, path: str, size: int) -> None:
+    try:
+        os.ftruncate(target, size)
+        os.fsync(target)
+    except OSError as error:
+        raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
 
-    Args:
-        path: The file.
-        written: What was done.
-        before: What was read of it before.
+
+@dataclass(frozen=True, slots=True)
+class _After:
+    """What a repaired file says.
+
+    Attributes:
+        checkpoint: What was read of it.
+        pickle: SHA-256 of its data.pkl.
+        before: The size to which it can be cut back, as its own mark says.
     """
-    after = open_checkpoint(path)
-    out = [
-        ("read again", not after.problems, after.problems[0].message if after.problems else "nothing is wrong with it")
-    ]
+
+    checkpoint: Checkpoint
+    pickle: str
+    before: int
+
+
+def _read_again(path: str, draft: Drafted) -> tuple[_After, str]:
+    """What a repaired file says, from the disk; its digest.
+
+    The pickle was decoded when it was made, and that was compared with what was planned: where the bytes are those, byte
+    for byte, they are not decoded a second time.
+    """
     source = LocalSource(path)
     try:
         archive = Archive(source, DEFAULT_LIMITS)
-        same = (
-            written.pickle == hashlib.sha256(archive.read("data.pkl", DEFAULT_LIMITS.pickle_bytes) or b"").hexdigest()
-        )
-        cut = archive.before == before.nbytes
+        if not archive.usable:
+            raise RepairError(path, f"it is what it was, the proof fails: {archive.problems[0].message}")
+        found = read_zip(source, archive, DEFAULT_LIMITS, known=(draft.pickle, draft.decoded))
+        data = archive.read(archive.find("data.pkl") or "data.pkl", DEFAULT_LIMITS.pickle_bytes) or b""
+        digest = digest_of_records(source.size, archive.records.values(), data)
+        return _After(found, hashlib.sha256(data).hexdigest(), archive.before), digest
     finally:
         source.close()
+
+
+def compared(again: _After, written: Written, before: Checkpoint, size: int) -> list[tuple[str, bool, str]]:
+    """Compare a repaired file with what it was: the pickle is the planned one, and every storage lies where it lay.
+
+    Args:
+        again: What the file says.
+        written: What was done.
+        before: What was read of it before.
+        size: The size that it had.
+    """
+    after = again.checkpoint
+    out = [
+        ("read again", not after.problems, after.problems[0].message if after.problems else "nothing is wrong with it")
+    ]
+    same = written.pickle == again.pickle
+    cut = again.before == size
     out.append(("the pickle", same, "it is the one that was planned" if same else "it is not what was written"))
     moved = [
         k for k, s in after.storages.items() if before.storages.get(k) is None or before.storages[k].span != s.span

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
@@ -40,17 +40,17 @@ from relight.facts.patterns import ends_cut, folded_pairs
 from relight.facts.repairable import HARMLESS, WRITABLE
 from relight.reader import DEFAULT_LIMITS
 from relight.reader.archive import Archive
+from relight.reader.assemble import claims
 from relight.reader.detect import read
 from relight.reader.pickle_vm import Decoded, decode
 from relight.reader.source import ByteSource, LocalSource
-from relight.reader.tensors import StorageClaim, storage_claim
 from relight.repair.computing import content
 from relight.repair.copying import BLOCK, Progress, new_file, refuse_existing, settle, written_to
 from relight.repair.graphs import same_graph
 from relight.repair.pickle_out import Unwritable, encode, lowered
 from relight.repair.sinks import FileSink, Sink, Spliced
 from relight.repair.token_edit import edit_tokens
-from relight.repair.tree_edit import CannotEdit, Edited, edit_tree, parts_of
+from relight.repair.tree_edit import CannotEdit, Edited, edit_tree
 from relight.repair.zip_out import ZipOut
 
 _ID = ".data/serialization_id"
@@ -61,31 +61,51 @@ _SHARED = 4 << 20  # bytes of storages that are worth a gap of up to a block, so
 _LOCAL = b"PK\x03\x04"
 
 
-def digest_of(path: str) -> str:
+def digest_of(path: str, checkpoint: Checkpoint | None = None) -> str:
     """What tells a file from any other without reading its tensors: everything but their bytes, and their checksums.
+
+    Args:
+        path: The file.
+        checkpoint: What was read of it, where that was done already: then its directory is not read again.
 
     Raises:
         SourceError: It cannot be opened.
     """
     source = LocalSource(path)
     try:
+        if checkpoint is not None and checkpoint.layout is Layout.TORCH_ZIP and source.read(0, 4) == _LOCAL:
+            record = next((r for r in checkpoint.records if r.name == "data.pkl"), None)
+            if record is not None and not record.compressed and record.size <= DEFAULT_LIMITS.pickle_bytes:
+                return digest_of_records(source.size, checkpoint.records, source.read(*record.span))
         return digest_of_source(source)
     finally:
         source.close()
 
 
+def digest_of_records(size: int, records: Iterable[Record], pickle: bytes) -> str:
+    """`digest_of`, of the parts that it is made of.
+
+    Args:
+        size: Of the file.
+        records: Of the archive, in the order of its directory.
+        pickle: Its data.pkl.
+    """
+    out = hashlib.sha256(str(size).encode())
+    for record in records:
+        out.update(f"\n{record.name} {record.size} {record.crc32} {record.span.start}".encode("utf-8", "replace"))
+    out.update(pickle)
+    return f"sha256:{out.hexdigest()}"
+
+
 def _digest(source: ByteSource, archive: Archive | None) -> str:
-    out = hashlib.sha256(str(source.size).encode())
     if archive is not None:
-        for record in archive.records.values():
-            out.update(f"\n{record.name} {record.size} {record.crc32} {record.span.start}".encode("utf-8", "replace"))
         name = archive.find("data.pkl")
-        if name is not None:
-            out.update(archive.read(name, DEFAULT_LIMITS.pickle_bytes) or b"")
-    else:
-        length = min(struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))[0], 100 << 20)
-        out.update(source.read(0, max(_SMALL, length + 8)))
-        out.update(source.read(max(source.size - _SMALL, 0), _SMALL))
+        data = b"" if name is None else archive.read(name, DEFAULT_LIMITS.pickle_bytes) or b""
+        return digest_of_records(source.size, archive.records.values(), data)
+    out = hashlib.sha256(str(source.size).encode())
+    length = min(struct.unpack("<Q", source.read(0, 8).ljust(8, b"\0"))[0], 100 << 20)
+    out.update(source.read(0, max(_SMALL, length + 8)))
+    out.update(source.read(max(source.size - _SMALL, 0), _SMALL))
     return f"sha256:{out.hexdigest()}"
 
 
@@ -124,7 +144,7 @@ def rewrite(
     source = LocalSource(path)
     try:
         with new_file(output, path, announce) as new:
-            with _opened(plan, source, checkpoint) as (found, archive), written_to(output, path):
+            with opened(plan, source, checkpoint) as (found, archive), written_to(output, path):
                 writer: _Safetensors | _Pickled
                 if found.layout is Layout.SAFETENSORS:
                     writer = _Safetensors(source, found, plan.edits)
@@ -159,7 +179,7 @@ def splice(plan: Plan, source: ByteSource, *, checkpoint: Checkpoint | None = No
         RepairError: The plan does not fit the file.
     """
     out = Spliced()
-    with _opened(plan, source, checkpoint) as (found, archive):
+    with opened(plan, source, checkpoint) as (found, archive):
         if found.layout is Layout.SAFETENSORS:
             raise RepairError(source.name, "a safetensors file is not what torch.load reads")
         return out, _Pickled(source, found, plan.edits, archive).emit(out, None)
@@ -171,32 +191,29 @@ class Drafted:
 
     Attributes:
         pickle: The new one.
+        decoded: What it says, decoded from its bytes.
         made: Whether storages are written anew.
         kept: Records that the new version has, by name.
         written: What would be done.
     """
 
     pickle: bytes
+    decoded: Decoded
     made: bool
     kept: frozenset[str]
     written: Written
 
 
-def drafted(plan: Plan, path: str, *, checkpoint: Checkpoint | None = None) -> Drafted:
-    """What a plan makes of an archive of torch.save.
+def drafted(plan: Plan, source: ByteSource, checkpoint: Checkpoint, archive: Archive | None) -> Drafted:
+    """What a plan makes of an archive of torch.save, which `opened` has opened.
 
     Raises:
-        SourceError: The file cannot be opened.
-        RepairError: The plan does not fit the file, or the file is no archive.
+        RepairError: The file is no archive.
+        CannotEdit: The plan does not fit the file.
     """
-    source = LocalSource(path)
-    try:
-        with _opened(plan, source, checkpoint) as (found, archive):
-            if archive is None or found.layout is not Layout.TORCH_ZIP:
-                raise RepairError(path, f"its layout is {found.layout.value}")
-            return _Pickled(source, found, plan.edits, archive).drafted()
-    finally:
-        source.close()
+    if archive is None or checkpoint.layout is not Layout.TORCH_ZIP:
+        raise RepairError(source.name, f"its layout is {checkpoint.layout.value}")
+    return _Pickled(source, checkpoint, plan.edits, archive).drafted()
 
 
 def digest_of_source(source: ByteSource) -> str:
@@ -205,10 +222,14 @@ def digest_of_source(source: ByteSource) -> str:
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     plan: Plan, source: ByteSource, checkpoint: Checkpoint | None
 ) -> Iterator[tuple[Checkpoint, Archive | None]]:
-    """What a plan is applied to, once it is clear that it can be."""
+    """What a plan is applied to, once it is clear that it can be.
+
+    Raises:
+        RepairError: The plan is for another file, or does not fit this one; the file is damaged.
+    """
     # Millions of small objects that live to the end: the collector would walk them over and over.
     collecting = gc.isenabled()
     gc.disable()
@@ -260,6 +281,7 @@ class _Part:
 @dataclass(slots=True)
 class _Draft:
     pickle: bytes
+    decoded: Decoded
     whole: bool
     parts: list[_Part] = field(default_factory=list)
     left_out: int = 0
@@ -308,26 +330,31 @@ class _Pickled:
                 self.edited.moved_metadata,
                 self.decoded.stream.opcodes,
             )
-            if data is not None and self._is(data):
-                return _Draft(data, whole=False)
+            again = None if data is None else self._decoded_again(data)
+            if data is not None and again is not None:
+                return _Draft(data, again, whole=False)
         self.edited.root = lowered(self.edited.root)
         data = encode(self.edited.root)
-        if not self._is(data):
+        again = self._decoded_again(data)
+        if again is None:
             raise CannotEdit(
                 "the new pickle does not say what it should; this is a defect of relight, please report it"
             )
-        return _Draft(data, whole=True)
+        return _Draft(data, again, whole=True)
 
-    def _is(self, data: bytes) -> bool:
-        again = decode(data, limits=DEFAULT_LIMITS)
-        return not again.problems and again.stream.end == len(data) and same_graph(again.value, self.edited.root)
+    def _decoded_again(self, data: bytes) -> Decoded | None:
+        """What a new pickle says; None where that is not what it should."""
+        again = decode(data, limits=DEFAULT_LIMITS, record="data.pkl")
+        good = not again.problems and again.stream.end == len(data) and same_graph(again.value, self.edited.root)
+        return again if good else None
 
     def drafted(self) -> Drafted:
         """The new pickle, and what stays of the records."""
         draft = self._draft()
         self._plan_parts(draft)
         written = self._written(draft, copied=0, rewritten=1, nbytes=0, pairs=[])
-        return Drafted(draft.pickle, bool(self.edited.storages), frozenset(p.name for p in draft.parts), written)
+        kept = frozenset(p.name for p in draft.parts)
+        return Drafted(draft.pickle, draft.decoded, bool(self.edited.storages), kept, written)
 
     def emit(self, target: Sink, progress: Progress | None) -> Written:
         """The new file, piece by piece; what was done, which does not know its name."""
@@ -389,7 +416,8 @@ class _Pickled:
 
     def _plan_parts(self, draft: _Draft) -> None:
         checkpoint = self.checkpoint
-        used = list(dict.fromkeys(_claims(self.edited.root)))
+        # In the order in which loading meets them: the pickle is what is loaded.
+        used = [c for known in claims(draft.decoded.persistents).by_key.values() for c in known]
         draft.kept = {c.key for c in used if c.key in checkpoint.storages}
         new = self.edited.storages
         order = [c.key for c in used]
@@ -485,29 +513,6 @@ def _turned(edits: Sequence[Edit]) -> set[str]:
     return {
         s for e in edits if isinstance(e, ConvertTensors) for _, olds, op, _ in e.pairs if op != "copy" for s in olds
     } | {s for e in edits if isinstance(e, ComputeTensors) for t in e.tensors for s in t[1]}
-
-
-def _claims(root: Value) -> Iterator[StorageClaim]:
-    """Storages that a tree refers to, in the order in which loading meets them."""
-    found: list[Persistent] = [n for n in _in_order(root) if isinstance(n, Persistent)]
-    for node in found:
-        claim = storage_claim(node.pid)
-        if isinstance(claim, StorageClaim):
-            yield claim
-
-
-def _in_order(root: Value) -> Iterator[Value]:
-    """All nodes in the order in which a pickle of the tree holds them."""
-    seen: set[int] = set()
-    stack: list[Value] = [root]
-    while stack:
-        value = stack.pop()
-        if value.__class__ in (str, int, float, bool, bytes) or value is None or id(value) in seen:
-            continue
-        seen.add(id(value))
-        yield value
-        if not isinstance(value, Persistent):
-            stack.extend(reversed(parts_of(value)))
 
 
 def _without_views(root: Value) -> None:

@@ -30,7 +30,6 @@ from relight.core.objects import Call, DictNode, Global, ListNode, ObjectPath, P
 from relight.facts import plain_data
 from relight.reader.tensors import REBUILD_NAMES, TensorReader
 from relight.repair.computing import Computed, Held, computed
-from relight.repair.optimizer_edit import Misfit, arrange
 from relight.repair.pickle_out import name_node
 from relight.repair.tensor_values import Joined, View, converted, first_entry, strides
 
@@ -103,6 +102,9 @@ def edit_tree(
                 if isinstance(node, Persistent) and isinstance(node.pid, tuple) and len(node.pid) in (5, 6):
                     node.pid = (*node.pid[:3], edit.device, *node.pid[4:])
         elif isinstance(edit, ArrangeOptimizer):
+            # What it knows of optimizers and models is not loaded for a change of names.
+            from relight.repair.optimizer_edit import Misfit, arrange
+
             try:
                 left = arrange(out.root, edit, lambda wanted, values: _converted(wanted, values, storages, out))
                 if left:

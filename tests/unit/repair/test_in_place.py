@@ -19,7 +19,9 @@ from relight.core.errors import RepairError
 from relight.core.objects import mapping_get
 from relight.core.safety import Safety
 from relight.facts.safety import safety
-from relight.reader import open_checkpoint
+from relight.reader import DEFAULT_LIMITS, open_checkpoint
+from relight.reader.archive import Archive
+from relight.reader.source import LocalSource
 from relight.repair import in_place
 from relight.repair.in_place import heal, journal_of, rewrite_in_place, undo
 from relight.rulekit import File, Obj
@@ -274,7 +276,9 @@ def test_a_hidden_pickle_is_seen(tmp_path):
     found = open_checkpoint(clean)
     pickle = clean.read_bytes()[found.records[0].span.start : found.records[0].span.end]
     names = frozenset(r.name for r in open_checkpoint(path).records)
-    addition = in_place._addition(str(path), pickle, names)
+    source = LocalSource(path)
+    addition = in_place._addition(Archive(source, DEFAULT_LIMITS), pickle, names)
+    source.close()
     path.write_bytes(path.read_bytes() + addition.body + addition.end)
     now = open_checkpoint(path)
     assert now.root is not None
