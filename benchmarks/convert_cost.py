@@ -4,13 +4,16 @@ The files are whole, with checksums, as a training writes them: no holes that a 
 with `sync` as well, since relight gives a file its name only once it is on the disk. Reading the new file again and
 comparing it is part of what is measured; ``--prove`` of convert says how.
 
-Run: ``python benchmarks/convert_cost.py [--folder FOLDER] [--runs N] [--sizes 1GB,5GB]``. Needs torch, and room for three
-times the largest file. Rows of one file run in turn; the ratio is that of medians.
+Run: ``python benchmarks/convert_cost.py [--folder FOLDER] [--sizes 1GB:5,5GB:3]``. Needs torch, and room for three times
+the largest file. Rows of one file run in turn; the ratio is that of medians. Where isal is installed (the extra ``fast``),
+it computes the checksums; the first line of each size says which does. Compiled modules are to be there already
+(``python -m compileall src``): else the start of each process is measured with their compilation.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -42,6 +45,7 @@ FILL = "import sys, torch; torch.save(torch.load(sys.argv[1], weights_only=True,
 def rows(source: str, scratch: str) -> dict[str, list[str]]:
     copy, weights = f"{scratch}/copy.ckpt", f"{scratch}/w.safetensors"
     return {
+        "python, and nothing else": [sys.executable, "-c", "pass"],
         "cp": ["cp", source, copy],
         "cp, then sync, as relight does": ["sh", "-c", 'cp "$0" "$1" && sync "$1"', source, copy],
         "relight: in place": [sys.executable, "-c", IN_PLACE, source],
@@ -61,17 +65,17 @@ def clean(name: str, source: str, scratch: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", help="where the files are made; default: a temporary one")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sizes", default="1GB,5GB")
+    parser.add_argument("--sizes", default="1GB:5,5GB:3", help="sizes, each with the number of runs")
     arguments = parser.parse_args()
+    how = "checksums by isal" if importlib.util.find_spec("isal") else "checksums by zlib"
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         subprocess.run([sys.executable, "-c", CHECKPOINTS, scratch], check=True)
-        for size in arguments.sizes.split(","):
+        for size, runs in (s.split(":") for s in arguments.sizes.split(",")):
             source = f"{scratch}/{size}.whole.ckpt"
             subprocess.run([sys.executable, "-c", FILL, f"{scratch}/{size}.ckpt", source], check=True)
             os.sync()
             results: dict[str, list[tuple[float, float, float]]] = {}
-            for _ in range(arguments.runs):
+            for _ in range(int(runs)):
                 for name, command in rows(source, scratch).items():
                     results.setdefault(name, []).append(measured(command))
                     clean(name, source, scratch)
@@ -81,9 +85,9 @@ def main() -> None:
                 for name in ("cp", "cp, then sync, as relight does")
             )
             load = os.getloadavg()[0]
-            print(f"{size}: {os.path.getsize(source):,} bytes, n={arguments.runs}, load {load:.1f}")
-            for name, runs in results.items():
-                wall, cpu, peak = (statistics.median(r[i] for r in runs) for i in range(3))
+            print(f"{size}: {os.path.getsize(source):,} bytes, n={runs}, load {load:.1f}, {how}")
+            for name, measures in results.items():
+                wall, cpu, peak = (statistics.median(r[i] for r in measures) for i in range(3))
                 print(
                     f"  {name:40} wall {wall:7.2f} s ({wall / plain[0]:5.2f}x cp, {wall / synced[0]:5.2f}x with sync)"
                     f"  CPU {cpu:6.2f} s ({cpu / plain[1]:5.2f}x)  peak {peak:5.0f} MiB"

@@ -12,7 +12,7 @@ from typing import Any
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Record, TensorEntry
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import UsageError
-from relight.reader import torch_tar, values
+from relight.reader import checksum, torch_tar, values
 from relight.reader.detect import open_checkpoint
 from relight.reader.limits import DEFAULT_LIMITS, Limits
 from relight.reader.remote import is_url
@@ -264,7 +264,7 @@ def _read(
     position = 0
     left = record.span.length
     inflate = zlib.decompressobj(-15) if record.compressed else None
-    crc32 = _crc32()
+    crc32 = checksum.fastest()
     # Deflate makes up to a thousand bytes of one: small pieces keep what a bomb can ask for at once within bounds.
     step = values.CHUNK if inflate is None else 64 << 10
     rest = b""
@@ -321,16 +321,6 @@ def _read(
         work.digests[record.name] = hasher.hexdigest()
     if nan or inf:
         yield TensorValues(tensors[0].key, nan, inf, position // item, first)
-
-
-def _crc32() -> Callable[[bytes, int], int]:
-    """The fastest CRC-32 at hand: isal's where it is installed, else the standard library's."""
-    try:
-        from isal import isal_zlib  # an extra of the user: several times as fast
-    except ImportError:
-        return zlib.crc32
-    fast: Callable[[bytes, int], int] = isal_zlib.crc32
-    return fast
 
 
 def _sha256() -> Any:

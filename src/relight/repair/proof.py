@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 
 from relight.core.checkpoint import Layout, StorageEntry
 from relight.core.edits import DropEntry, DropKeys, Loaded, MakePlain, Plan, Receipt, Written
@@ -16,6 +15,7 @@ from relight.reader import DEFAULT_LIMITS, open_checkpoint
 from relight.reader.archive import Archive
 from relight.reader.source import LocalSource
 from relight.repair.copying import BUFFER, Progress
+from relight.repair.proving import checksum_of
 
 
 def compared(
@@ -75,17 +75,7 @@ def compared(
 def _checksum(source: LocalSource, storage: StorageEntry, progress: Progress | None) -> int | None:
     if storage.span is None:
         return None
-    crc = 0
-    position, end = storage.span.start, storage.span.end
-    while position < end:
-        data = os.pread(source.descriptor, min(BUFFER, end - position), position)
-        if not data:
-            return None
-        crc = zlib.crc32(data, crc)
-        position += len(data)
-        if progress is not None:
-            progress(len(data))
-    return crc
+    return checksum_of(source.descriptor, *storage.span, progress)
 
 
 def _same_bytes(

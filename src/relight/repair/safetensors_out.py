@@ -24,7 +24,7 @@ from relight.reader import DEFAULT_LIMITS
 from relight.reader.tensors import StorageClaim, TensorReader, rebuilds_tensor, storage_claim
 from relight.reader.values import is_contiguous
 from relight.repair import sidecar
-from relight.repair.copying import Progress, copy_range, new_file, settle, write_all, written_to
+from relight.repair.copying import Progress, WriteBehind, copy_range, new_file, settle, write_all, written_to
 from relight.repair.material import Material, elements
 from relight.repair.pickle_out import Unwritable
 from relight.repair.proving import NOT_EQUAL, Check, Comparing, need_proof, read_again, same_bytes, settling
@@ -258,25 +258,33 @@ def _write(target: int, tensors: Tensors, files: Files, progress: Progress | Non
     raw += b" " * (-(len(raw) + 8) % _HEADER_ALIGNMENT)
     write_all(target, struct.pack("<Q", len(raw)) + raw, 0)
     position = 8 + len(raw)
-    comparing = Comparing(target)
+    comparing, behind = Comparing(target), WriteBehind(target)
+
+    def wrote(count: int) -> None:
+        behind.wrote(count)
+        if progress is not None:
+            progress(count)
+
     try:
         for name, (_, _, content) in order:
             start = position
             if isinstance(content, FileRange):
                 descriptor = files.descriptor(content.path)
-                copy_range(descriptor, content.start, content.nbytes, target, position, progress)
+                copy_range(descriptor, content.start, content.nbytes, target, position, wrote)
                 position += content.nbytes
             else:
                 for data in content.chunks():
                     write_all(target, data, position)
                     position += len(data)
-                    if progress is not None:
-                        progress(len(data))
+                    wrote(len(data))
             if content.crc is not None:
                 comparing.add(name, start, content)
         os.ftruncate(target, position)
     finally:
-        comparing.close()
+        try:
+            comparing.close()
+        finally:
+            behind.stop()
     return comparing.equal
 
 

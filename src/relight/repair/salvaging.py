@@ -8,6 +8,7 @@ from relight.core.checkpoint import Checkpoint, Layout, ProblemKind
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import Call, DictNode, ObjectPath, Persistent, Value, mapping_get, mapping_pairs, nodes
+from relight.reader import checksum
 from relight.reader.tensors import StorageClaim, storage_claim
 from relight.repair.material import SINGLE, Material, described, ordered, tensor_node, whole_file
 from relight.repair.stored import Files
@@ -77,9 +78,9 @@ def _bad_storages(material: Material, checkpoint: Checkpoint) -> dict[str, str]:
             bad[key] = "the file ends before the end of its storage"
             continue
         try:
-            crc = 0
+            crc, crc32 = 0, checksum.fastest()
             for data in content.chunks():
-                crc = zlib.crc32(data, crc)
+                crc = crc32(data, crc)
         except RepairError as error:
             bad[key] = error.reason
             continue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import zlib
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Protocol
 
+from relight.reader import checksum
 from relight.reader.source import ByteSource, LocalSource, StreamSource
 from relight.repair.copying import BUFFER, Progress, WriteBehind, copy_range, write_all
 
@@ -74,12 +74,12 @@ class FileSink:
 
     def checksum(self, source: ByteSource, start: int, length: int) -> int:
         """The checksum of a range, which is read for it."""
-        crc = 0
+        crc, crc32 = 0, checksum.fastest()
         for position in range(start, start + length, BUFFER):
             data = source.read(position, min(BUFFER, start + length - position))
             if not data:
                 raise OSError(5, "the file has become shorter")
-            crc = zlib.crc32(data, crc)
+            crc = crc32(data, crc)
         return crc
 
     def end(self, size: int) -> None:

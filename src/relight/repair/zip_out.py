@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
+from relight.reader import checksum
 from relight.reader.source import ByteSource
 from relight.repair.copying import BUFFER, Progress
 from relight.repair.sinks import Sink
@@ -95,9 +96,9 @@ class ZipOut:
             OSError: They are not as many as was said.
         """
         offset = self._begin(name, length)
-        crc, left = 0, length
+        crc, left, crc32 = 0, length, checksum.fastest()
         for data in chunks:
-            crc, left = zlib.crc32(data, crc), left - len(data)
+            crc, left = crc32(data, crc), left - len(data)
             self._write(data)
             if progress is not None:
                 progress(len(data))
