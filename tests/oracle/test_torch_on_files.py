@@ -89,3 +89,30 @@ def test_a_web_page_is_not_made_readable_by_an_argument(folder):
     report = check("model.ckpt", intent="weights", weights_only=True)
     assert "cannot help: it cannot be read that way either." in " ".join(str(report).split())
     assert "cannot help" not in str(check("model.ckpt", intent="weights", weights_only=False))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+@pytest.mark.parametrize("weights_only", [None, False])
+@pytest.mark.parametrize("tensor_first", [True, False])
+def test_of_two_errors_in_the_pickle_the_first_is_predicted(tensor_first, weights_only, legacy, folder):
+    import types
+
+    import torch
+
+    gone = types.ModuleType("gone_module")
+    gone.Settings = type("Settings", (), {"__module__": "gone_module"})
+    parts = [("state_dict", {"w": torch.ones(2)}), ("settings", gone.Settings())]
+    tagging = torch.serialization.location_tag
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(__import__("sys").modules, "gone_module", gone)
+        patch.setattr(torch.serialization, "location_tag", lambda storage: tagging(storage) and "cuda:0")
+        torch.save(
+            dict(parts if tensor_first else reversed(parts)), "model.ckpt", _use_new_zipfile_serialization=not legacy
+        )
+    report = check(folder / "model.ckpt", intent="weights", weights_only=weights_only)
+    with pytest.raises(Exception) as raised:
+        _load("model.ckpt", weights_only)
+    assert {f.name for f in report.findings} >= {"device-absent"}
+    assert report.prediction == next(f.predicts for f in report.findings), "shown first is what is raised first"
+    assert type(raised.value).__name__ == report.prediction.exception.rpartition(".")[2]
+    assert report.prediction.message in str(raised.value)

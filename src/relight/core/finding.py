@@ -83,12 +83,15 @@ class Prediction:
         call: Which call: ``load_from_checkpoint``, ``torch.load``, ``load_state_dict``.
         exception: Class, module-qualified unless builtin: ``_pickle.UnpicklingError``.
         message: Text that the message contains (the whole of it where it is known).
+        position: Byte offset in the pickle of the opcode that raises, None where that is not known. Of several that
+            raise while unpickling, the user sees the first.
     """
 
     stage: Stage
     call: str
     exception: str
     message: str
+    position: int | None = None
 
     def to_dict(self) -> dict[str, str]:
         """JSON form."""
@@ -359,7 +362,11 @@ class Report:
             for f in self.all_findings
             if f.predicts is not None and f.severity is Severity.ERROR and f.confidence is not Confidence.POSSIBLE
         ]
-        return min(predictions, key=lambda p: p.stage, default=None)
+        earliest = min((p.stage for p in predictions), default=None)
+        first = [p for p in predictions if p.stage is earliest]
+        if not first or any(p.position is None for p in first):
+            return first[0] if first else None
+        return min(first, key=lambda p: p.position or 0)
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:

@@ -155,13 +155,15 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _root_cause_first(finding: Finding) -> tuple[int, int, int, int, str]:
+def _root_cause_first(finding: Finding) -> tuple[int, int, int, int, int, str]:
     """Errors first; among them what raises first; among those what explains most."""
     stage = finding.predicts.stage if finding.predicts is not None else Stage.RESTORE
+    position = finding.predicts.position if finding.predicts is not None else None
     confidence = (Confidence.CERTAIN, Confidence.LIKELY, Confidence.POSSIBLE).index(finding.confidence)
     return (
         finding.severity.rank,
         stage,
+        -1 if position is None else position,
         0 if finding.name == "argument-dropped" else 1,
         -len(finding.explains),
         f"{confidence}{finding.code}",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint
+from relight.core.objects import Persistent, walk
 from relight.core.target import Environment, Intent, IntentCall
 from relight.facts import data
 from relight.facts.versions import at_least
@@ -114,6 +115,21 @@ def _without_storage(checkpoint: Checkpoint, environment: Environment, intent: I
             message=f"Could not run 'aten::empty.memory_format' with arguments from the '{backend.upper()}' backend.",
         )
     return Placement(tags, unknown=f"whether this machine can restore a {backend} tensor is not known")
+
+
+def position(checkpoint: Checkpoint, tag: str | None) -> int | None:
+    """Byte offset in the pickle of the first storage with a tag, of any where it is None; None if there is none.
+
+    torch restores a storage where its persistent id is read, in the middle of unpickling: what lies behind it in the
+    pickle is never reached. Source: torch 2.13, torch/serialization.py: ``persistent_load`` of ``_load`` and
+    ``_legacy_load``.
+    """
+    found = (
+        v.position
+        for _, v in walk(checkpoint.root)
+        if isinstance(v, Persistent) and (tag is None or (isinstance(v.pid, tuple) and tag in v.pid))
+    )
+    return min(found, default=None)
 
 
 def _backend(tag: str) -> str:

@@ -308,7 +308,9 @@ class Facts:
             bad = unpickling.bad_enum(resolution)
             if bad is not None:
                 name = resolution.ref.name
-                return Prediction(Stage.UNPICKLE, self.call_name, "ValueError", f"{bad[0]!r} is not a valid {name}")
+                message = f"{bad[0]!r} is not a valid {name}"
+                position = unpickling.call_position(resolution)
+                return Prediction(Stage.UNPICKLE, self.call_name, "ValueError", message, position)
         return None
 
     @cached_property

@@ -67,11 +67,13 @@ class Blocked:
         opcode: An opcode that the safe unpickler does not know and meets before the first such name; None if it
             reaches the name.
         module_blocked: Whether the first name lies in a module that torch blocks outright.
+        position: Byte offset of what it refuses first, in the pickle; None if it was made by hand.
     """
 
     names: tuple[Global, ...]
     opcode: int | None = None
     module_blocked: bool = False
+    position: int | None = None
 
 
 def weights_only_in_effect(intent: Intent, environment: Environment, path: str = "") -> bool | None:
@@ -117,7 +119,8 @@ def blocked(
         return None
     opcode = first_op[1] if first_op is not None and (first_name is None or first_op[0] < first_name) else None
     module_blocked = bool(names) and names[0].module in set(allowed_data["blocked_modules"])
-    return Blocked(names, opcode, module_blocked)
+    first = first_name if opcode is None or first_op is None else first_op[0]
+    return Blocked(names, opcode, module_blocked, first)
 
 
 def uses(checkpoint: Checkpoint) -> Places:

@@ -27,7 +27,7 @@ def refusal(blocked: Blocked, call: str) -> Prediction:
     else:
         shown = blocked.names[0].full_name.removeprefix("builtins.")
         message = f"Unsupported global: GLOBAL {shown} was not an allowed global by default."
-    return Prediction(Stage.UNPICKLE, call, "_pickle.UnpicklingError", message)
+    return Prediction(Stage.UNPICKLE, call, "_pickle.UnpicklingError", message, blocked.position)
 
 
 def import_error(resolution: Resolution, call: str, environment: Environment) -> Prediction:
@@ -38,6 +38,7 @@ def import_error(resolution: Resolution, call: str, environment: Environment) ->
             call,
             "ModuleNotFoundError",
             f"No module named {resolution.missing_module or resolution.ref.module!r}",
+            resolution.ref.position,
         )
     if call == "torch.load" and at_least(environment.lightning, "1.9") and not at_least(environment.lightning, "2.0"):
         # Once imported, this Lightning is the unpickler of every torch.load: _graveyard/legacy_import_unpickler.py.
@@ -47,7 +48,7 @@ def import_error(resolution: Resolution, call: str, environment: Environment) ->
     else:
         # Lightning's _RedirectingUnpickler is the pure-Python one, whose words differ.
         message = f"has no attribute {resolution.ref.name!r}"
-    return Prediction(Stage.UNPICKLE, call, "AttributeError", message)
+    return Prediction(Stage.UNPICKLE, call, "AttributeError", message, resolution.ref.position)
 
 
 def bad_enum(resolution: Resolution) -> tuple[Value, tuple[object, ...]] | None:
@@ -80,7 +81,13 @@ def unsupported_path(resolution: Resolution, environment: Environment, call: str
     exception = "pathlib.UnsupportedOperation" if at_least(environment.python, "3.14") else "NotImplementedError"
     if since and exception == "NotImplementedError":
         exception = "pathlib._abc.UnsupportedOperation"
-    return Prediction(Stage.UNPICKLE, call, exception, f"cannot instantiate {resolution.ref.name!r} on your system")
+    message = f"cannot instantiate {resolution.ref.name!r} on your system"
+    return Prediction(Stage.UNPICKLE, call, exception, message, call_position(resolution))
+
+
+def call_position(resolution: Resolution) -> int | None:
+    """Where a class is called, which is after its name was looked up."""
+    return resolution.value.position if isinstance(resolution.value, Call) else None
 
 
 @dataclass(frozen=True, slots=True)

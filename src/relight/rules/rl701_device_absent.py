@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from relight.core.edits import SetDevice
 from relight.core.finding import Applicability, Evidence, Finding, Fix, FixKind, Prediction, Stage
 from relight.core.target import Intent, IntentCall
-from relight.facts import describe
+from relight.facts import describe, devices
 from relight.facts.facts import Facts
 from relight.rulekit import Env, File, Fires, Phase, Rule, Silent, Tensor
 
@@ -137,7 +137,13 @@ class DeviceAbsent(Rule):
                 *_copy(facts),
             ],
             subjects=[tag],
-            predicts=Prediction(Stage.UNPICKLE, facts.call_name, placement.exception, placement.message),
+            predicts=Prediction(
+                Stage.UNPICKLE,
+                facts.call_name,
+                placement.exception,
+                placement.message,
+                devices.position(facts.checkpoint, None if asked else tag),
+            ),
         )
 
 
