@@ -17,7 +17,7 @@ from functools import partial
 from relight.core.checkpoint import Checkpoint
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
-from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_pairs
+from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.reader import open_checkpoint
 from relight.reader.tensors import sizes_of
 from relight.repair.material import Material, described, ordered, sound
@@ -164,7 +164,7 @@ def _opened(path: str, files: Files, checkpoint: Checkpoint) -> _Folder:
     models = [_read(path, n) for n in mains]
     optims = [_read(path, ranks["optim"][r]) for r in sorted(ranks["optim"])]
     first = _state(optims[0]) if optims else None
-    stage, world = _number(mapping_get(first, "zero_stage")), _number(mapping_get(first, "partition_count"))
+    stage, world = _stage(first), _number(mapping_get(first, "partition_count"))
     if optims:
         if stage not in (1, 2, 3) or not world:
             raise RepairError(path, f"{optims[0].path} states no ZeRO stage that is known")
@@ -193,6 +193,18 @@ def _read(path: str, name: str) -> _File:
 
 def _state(file: _File) -> Value:
     return mapping_get(file.root, "optimizer_state_dict")
+
+
+def _stage(state: Value) -> int:
+    """The ZeRO stage; 0 where none is known.
+
+    BF16_Optimizer, which stage 1 takes where gradients are summed up in float32, states none, and DeepSpeed's own
+    ``zero_to_fp32`` refuses its folders. It cuts flat runs as stage 1 does. Source: ``deepspeed/runtime/bf16_optimizer.py``
+    of deepspeed 0.9.5 and 0.16.9, ``state_dict`` and ``_setup_for_real_optimizer``.
+    """
+    if mapping_has(state, "zero_stage"):
+        return _number(mapping_get(state, "zero_stage"))
+    return 1 if isinstance(mapping_get(state, "single_partition_of_fp32_groups"), ListNode) else 0
 
 
 def _number(value: Value) -> int:

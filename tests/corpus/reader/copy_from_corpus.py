@@ -39,7 +39,7 @@ def main() -> None:
         shutil.copyfile(source, HERE / "checkpoints" / short)
         whole = json.loads(Path(f"{source}.json").read_text())
         expected[short] = {k: whole[k] for k in ("container", "pickle_globals", "state_dict", "storage_locations")}
-    truths = {}
+    truths = json.loads((HERE / "folders.json").read_text())  # those of folders/make_layouts.py stay
     for name in FOLDERS:
         source = corpus / "checkpoints" / name
         shutil.copytree(
