@@ -10,7 +10,7 @@ PYTEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format lint types contracts docs new-rule bench keymap mutations corpus clean \
-	oracle oracle-models oracle-lightning oracle-corpus oracle-repairs
+	oracle oracle-models oracle-lightning oracle-corpus oracle-repairs oracle-refactored
 
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,7 +63,7 @@ bench: $(VENV)/dev-installed  ## Measure inspect beside import torch (a minute o
 # Each part has an environment of its own, all of them ignored by git; `make --keep-going oracle` runs every part.
 ORACLE_LIGHTNING := 1.9 2.2
 
-oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus oracle-repairs oracle-resume-1.9)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
+oracle: oracle-models oracle-lightning $(if $(CORPUS),oracle-corpus oracle-repairs oracle-refactored oracle-resume-1.9)  ## Compare with public models and older Lightning (slow; gigabytes of torch): make oracle [CORPUS=FOLDER CROSSWALK=FILE]
 
 oracle-models: .venv-oracle/installed
 	.venv-oracle/bin/python scripts/check_refactorings.py
@@ -79,13 +79,15 @@ oracle-corpus: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_layouts.py '$(CORPUS)'
 	$(BIN)/python scripts/check_scenarios.py '$(CORPUS)' '$(CROSSWALK)'
 	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --table scripts/resumes.json
-	RELIGHT_RESUME=all $(BIN)/python -m pytest -n 0 -q tests/oracle/test_resume_after_refactoring.py
 
 oracle-resume-1.9: .venv-lightning-1.9/installed $(VENV)/dev-installed
 	$(BIN)/python scripts/check_resume.py '$(CORPUS)' --python .venv-lightning-1.9/bin/python --table scripts/resumes.json
 
 oracle-repairs: $(VENV)/dev-installed
 	$(BIN)/python scripts/check_repairs.py '$(CORPUS)' '$(CROSSWALK)'
+
+oracle-refactored: $(VENV)/dev-installed
+	$(BIN)/python scripts/check_refactored.py '$(CORPUS)' --table scripts/refactored.json
 
 .venv-oracle/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-oracle

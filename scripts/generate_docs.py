@@ -82,7 +82,30 @@ def _resuming() -> str:
         since = f", since {step['since']}" if step["since"] else ""
         steps.append(f"| {step['version']} | {step['reason']} | {does[step['lightning']]}{since} | {step['source']} |")
     page = (SCRIPTS / "resuming.md").read_text(encoding="utf-8")
-    return page.replace("{{table}}", "\n".join(lines)).replace("{{steps}}", "\n".join(steps))
+    for name, rows in (("table", lines), ("steps", steps), ("refactored", _refactored())):
+        page = page.replace("{{" + name + "}}", "\n".join(rows))
+    return page
+
+
+def _refactored() -> list[str]:
+    """What the real Trainer did with refactored models, as check_refactored.py saw it."""
+    rows = json.loads((SCRIPTS / "refactored.json").read_text(encoding="utf-8"))
+    lines = [
+        "| scenario | what changed | said with `relight fix` | resumes at | losses of ten more steps |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        said = " ".join(f"`{option}`" for option in row["options"]) or ("" if row["written"] else "as it is")
+        losses = (
+            f"others: {row['differs']}"
+            if row["differs"]
+            else "equal"
+            if row["equal"] == 10
+            else f"equal in {row['equal']}"
+        )
+        at = row["wrong"] or "epoch {}, step {}".format(*row["at"])
+        lines.append(f"| {row['name'].replace('_', ' ')} | {row['what']} | {said} | {at} | {losses} |")
+    return lines
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -180,6 +180,7 @@ def _ask(
     prove: bool | None = False,
     really: str | None = None,
     candidates: bool = True,
+    rename: Mapping[str, str] | None = None,
 ) -> tuple[Report, Target | None]:
     """The answer, and what ``--target`` led to; ``really`` is a file that relight wrote, to be loaded with its values."""
     from relight.reader import open_checkpoint
@@ -187,7 +188,7 @@ def _ask(
     asked = _Asked(
         path=path, environment=environment, intent=intent, strict=strict, weights_only=weights_only,
         map_location=map_location, init=init, hparams_file=hparams_file, select=select, ignore=ignore,
-        baseline=baseline, explain=explain,
+        baseline=baseline, explain=explain, rename=rename,
     )  # fmt: skip
     checkpoint = open_checkpoint(path)
     if checkpoint.readable or not isinstance(target, str):
@@ -205,6 +206,7 @@ def _ask(
         )
     else:
         built = _not_needed(target)
+    _need_told(asked.renames, checkpoint, built)
     return asked.report(asked.facts(checkpoint, built, prove=prove is True), candidates=candidates), built
 
 
@@ -349,6 +351,7 @@ class _Asked:
         baseline: str | os.PathLike[str] | None,
         explain: bool,
         types: Iterable[str] = (),
+        rename: Mapping[str, str] | None = None,
     ) -> None:
         from relight.core.errors import UsageError
         from relight.core.target import Intent, IntentCall
@@ -375,6 +378,7 @@ class _Asked:
             types=tuple(types),
         )
         self.choice = _choice(self.path, select, ignore, baseline)
+        self.renames = tuple((_bare(old), _bare(new)) for old, new in (rename or {}).items())
 
     def facts(self, checkpoint: Checkpoint, built: Target | None, *, prove: bool = False) -> Facts:
         """All that is known about one target."""
@@ -391,6 +395,7 @@ class _Asked:
             pins=_pins(self.environment),
             history=_history(checkpoint, built),
             prove=prove,
+            renames=self.renames,
         )
         return Facts(checkpoint, question, built, _environment(self.environment, built))
 
@@ -411,6 +416,11 @@ class _Asked:
             where = facts.environment if facts.environment_known else None
             report = replace(report, explanations=tuple(explanations(report.findings, where)))
         return Report.of(report)
+
+
+def _bare(name: str) -> str:
+    """``encoder.*`` and ``encoder.`` are the module ``encoder``."""
+    return name.strip().removesuffix("*").removesuffix(".")
 
 
 def _pins(environment: Environment | Mapping[str, str] | str | None) -> tuple[str, ...]:
@@ -531,6 +541,7 @@ def fix(
     in_place: bool = False,
     keep: Sequence[str] = (),
     options: Mapping[str, object] | None = None,
+    rename: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> Receipt:
@@ -559,6 +570,8 @@ def fix(
         keep: For a resume: the parts that it is to restore, of weights, optimizer, loops, callbacks, schedulers; the
             others begin anew. Empty for all.
         options: For a resume: options of the optimizer that get another value, as ``{"optimizer.lr": 0.001}``.
+        rename: Names of modules or tensors in the file to those in the target, where you know them: they settle what
+            could only be guessed.
         progress: Called with the number of bytes written, and then with those read again, since the last call.
         announce: Called with one line before something slow starts.
 
@@ -606,13 +619,14 @@ def fix(
             announce=announce if file == source else None,
             really=really,
             candidates=False,
+            rename=rename if file == source and really is None else None,  # the copy has the names of the target
         )
 
     before, there = ask(source)
     if plan is None:
         plan = _planned(source, before, there, allow, intent, keep, options or {})
-    elif keep or options:
-        raise UsageError("a plan says what is kept and what is set already", "Leave one of them out.")
+    elif keep or options or rename:
+        raise UsageError("a plan says what is kept, set and renamed already", "Leave one of them out.")
     if not plan.edits:
         raise NothingToRepair(source, _nothing(plan, before))
     receipts: list[Receipt] = []
@@ -876,7 +890,11 @@ def _for_target(
             try:
                 receipt = fix(made, output, target=target, environment=python, announce=announce)
             except RepairError as error:
-                reason = f"{first}; {error.reason}"
+                said, *offers = error.reason.splitlines()
+                reason = f"{first}; {said}"
+                if offers:
+                    names = ", ".join(line.split()[1] for line in offers)
+                    reason += f"; relight fix --target does by name: {names}"
                 raise ConversionError(
                     path, f"nothing is written, it would not load into the target: {reason}"
                 ) from None
@@ -1607,6 +1625,22 @@ def _need_file(hparams_file: str | None) -> None:
         raise UsageError(f"--hparams-file {hparams_file}: there is no such file")
 
 
+def _need_told(renames: tuple[tuple[str, str], ...], checkpoint: Checkpoint, target: Target | None) -> None:
+    """A slip of the pen in a name is told at once; where the model cannot be built, the report says why."""
+    from relight.core.errors import UsageError
+    from relight.facts.attribution import told
+
+    if not renames:
+        return
+    if target is None:
+        raise UsageError("--rename gives tensors the names of a model", "Name the model with --target.")
+    if target.spec is not None and checkpoint.readable:
+        try:
+            told.told_pairs(renames, checkpoint, target.spec)
+        except told.Untrue as error:
+            raise UsageError(str(error)) from None
+
+
 def _need_names(target: Target, init: Mapping[str, object], checkpoint: Checkpoint | None) -> None:
     """Lightning drops what the constructor does not take, without a word: a slip of the pen would go unnoticed."""
     from difflib import get_close_matches
@@ -1794,7 +1828,7 @@ def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOp
     if not checkpoint.readable or checkpoint.state_dict_path is None:
         return []
     found = optimizers.arrange(checkpoint, target.spec, made.edits, optimizers.told_by(manifest_of(checkpoint)))
-    return [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
+    return [] if found.waits else [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
 
 
 def _wishes(

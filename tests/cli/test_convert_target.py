@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_not_written(relight, demo):
     before = sorted(os.listdir())
     assert relight.refuses("convert", "w.pt", "model.ckpt", "--target", "grown.spec.json") == (
         "relight: cannot convert w.pt: nothing is written, it would not load into the target: the model has a layer that "
-        "the checkpoint lacks; what is wrong is not mended in the file\n"
+        "the checkpoint lacks; nothing is done to it unasked; relight fix --target does by name: new-layers\n"
     )
     assert relight.refuses("convert", "trained.ckpt", "x.ckpt", "--target", "trained.spec.json", "--init", "a=1") == (
         "relight: cannot convert trained.ckpt: it has hyper_parameters already: it is a checkpoint of Lightning\n"

@@ -56,6 +56,12 @@ error: the model has a layer that the checkpoint lacks             [layer-added]
     (ckpt_path=) fails if the optimizer gets attention: its state covers 6
     tensors.
 
+  Or put first values into a copy, as such layers of torch begin, for a strict
+  load:
+    relight fix trained.ckpt --target grown.spec.json -o trained.fixed.ckpt --allow new-layers
+    Drawn as such layers draw theirs, the same each time; values that the
+    model's own code sets are not known.
+
   attention is a mistake, or you want the model as it was trained: remove line
   41 of models.py.
 """)
@@ -276,6 +282,14 @@ Grown.load_from_checkpoint("trained.ckpt", strict=False)
 ```
 
 Here strict=False hides nothing else. Then start a new fit; resuming (ckpt\\_path=) fails if the optimizer gets attention: its state covers 6 tensors.
+
+Or put first values into a copy, as such layers of torch begin, for a strict load:
+
+```console
+relight fix trained.ckpt --target grown.spec.json -o trained.fixed.ckpt --allow new-layers
+```
+
+Drawn as such layers draw theirs, the same each time; values that the model's own code sets are not known.
 
 attention is a mistake, or you want the model as it was trained: remove line 41 of models.py.
 
@@ -499,6 +513,7 @@ torch/nn/modules/module.py, ``Module.load_state_dict``.
 Fires on
 --------
 - one layer
+- layers of torch: first values can be put into a copy
 - a bias on an old layer
 - one more of several equal blocks: which one is open
 - not strict: loads, at random values

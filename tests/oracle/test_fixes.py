@@ -69,6 +69,7 @@ def _fixes():
 # Fixes of a file or of a call that no test here pastes, and why. What is new has to be pasted, or to be listed.
 _IN_WORDS = "it says in words what to do with another program"
 _COMMAND = "a command: test_torch_on_files.py runs it on a whole file"
+_RENAME = "a command: test_resume_after_refactoring.py runs such a one on a whole file"
 _GAP = "a call with a gap that only a person can fill"
 _SCENARIO = "recipes ignore arguments: test_scenarios.py pastes it, with the class {}"
 _SIZED = "recipes ignore arguments: tests/live/test_sized_arguments.py pastes it for real classes"
@@ -82,6 +83,8 @@ NOT_PASTED = {
     ("RL101", "packed again without its folder"): _COMMAND,
     ("RL103", "an HTTP header before the archive"): _COMMAND,
     ("RL201", "a class of the script that saved"): "the script that saved it is not there",
+    ("RL302", "two equal branches under new names"): _RENAME,
+    ("RL310", "a layer inserted, and two equal ones that it could be"): _RENAME,
     ("RL403", "another width, which is a default of the class"): _SIZED,
     ("RL504", "a LightningDataModule, and the file has only the model's"): _GAP,
     ("RL505", "renamed, and the shapes show it"): _SCENARIO.format("init_arg_renamed_other_default"),

@@ -1,104 +1,96 @@
 """Models that were refactored resume from the copy that ``relight fix`` writes, and learn as those of then would have.
 
 For each of ten more steps the loss is that of the unrefactored model, resumed from the file as it was: so every moment
-belongs to its parameter. Where the function is another one, only the start is compared.
+belongs to its parameter. Where the function is another one, only the start is compared. These are some of them;
+``scripts/check_refactored.py`` resumes all.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+from refactored import REFACTORINGS, model_named, outcome, train
 
 import relight
 
 torch = pytest.importorskip("torch")
-lightning = pytest.importorskip("pytorch_lightning")  # as the models of the corpus do
+pytest.importorskip("pytorch_lightning")  # as the models of the corpus do
+pytestmark = pytest.mark.filterwarnings("ignore")
 CORPUS = Path(__file__).parents[1] / "corpus"
 SCENARIOS = json.loads((CORPUS / "scenarios.json").read_text())
-EVERY = os.environ.get("RELIGHT_RESUME") == "all"  # as make oracle sets it: each takes some seconds
-# Scenario, the model that wrote the file, what has to be allowed, and whether the function is still the same.
-CASES = [
-    ("qkv_fused", "scenario_models:AttnNet", (), True),
-    ("param_order_changed_shapes", "models:FullModel", (), True),
-    ("buffer_became_parameter", None, (), False),
-]
-MORE = [
-    ("layer_renamed", "models:ConvNet", (), True),
-    ("several_renames", "models:ConvNet", ("guessed-names",), True),
-    ("same_shape_rename_ambiguous", "scenario_models:AttnNet", (), True),
-    ("param_frozen", None, (), False),
-]
-CASES += MORE if EVERY else []
+CASES = {c.name: c for c in REFACTORINGS}
 
 
-class Begun:
-    """What a resumed training began with, and the losses of its steps."""
-
-    def __init__(self):
-        self.at = None
-        self.states = {}
-        self.losses = []
-
-
-def import_by_name(name):
-    __import__(name)
-    return sys.modules[name]
-
-
-def train(model, path, folder):
-    begun = Begun()
-    steps = torch.load(path, weights_only=True)["global_step"] + 10
-
-    class Watch(lightning.Callback):
-        def on_train_start(self, trainer, module):
-            begun.at = (trainer.current_epoch, trainer.global_step)
-            names = {p: n for n, p in module.named_parameters()}
-            states = trainer.optimizers[0].state
-            begun.states = {names[p]: {k: torch.as_tensor(v).clone() for k, v in s.items()} for p, s in states.items()}
-
-        def on_train_batch_end(self, trainer, module, outputs, batch, index):
-            begun.losses.append(float(outputs["loss"]))
-
-    trainer = lightning.Trainer(
-        max_epochs=-1, max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Watch()],
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, default_root_dir=str(folder),
-    )  # fmt: skip
-    trainer.fit(model, ckpt_path=str(path))
-    return begun
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("name", "before", "allow", "same"), CASES, ids=[c[0] for c in CASES])
-def test_a_resume(name, before, allow, same, tmp_path, monkeypatch):
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """The models of the corpus, importable here and in the child."""
     monkeypatch.syspath_prepend(str(CORPUS / "sources"))
     monkeypatch.syspath_prepend(str(CORPUS / "scenarios"))
     monkeypatch.setenv("PYTHONPATH", str(CORPUS / "sources"))
     monkeypatch.chdir(tmp_path)
     known, threads = set(sys.modules), torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        file, copy = CORPUS / SCENARIOS[name]["checkpoint"], tmp_path / "copy.ckpt"
-        target = f"{CORPUS / 'scenarios' / name}.py:Model"
-        receipt = relight.fix(file, copy, target=target, intent="resume", allow=allow)
-        assert (receipt.left, receipt.verdict) == ((), "loads")
-        assert "really resumed" in [what for what, ok, _ in receipt.checks if ok]
-        after = train(import_by_name(name).Model(), copy, tmp_path)
-        assert after.at == (2, 4 if before == "models:ConvNet" else 8)  # of two batches an epoch, or four
-        assert len(after.losses) == 10
-        if not same:
-            return
-        module, _, cls = before.partition(":")
-        model = getattr(import_by_name(module), cls)()
-        if name == "param_order_changed_shapes":  # without the scheduler, which the scenario has not either
-            model.configure_optimizers = lambda: torch.optim.Adam(model.parameters(), lr=0.01)
-        then = train(model, file, tmp_path)
-        assert after.losses == pytest.approx(then.losses, rel=1e-5)
-    finally:
-        torch.set_num_threads(threads)
-        for module in set(sys.modules) - known:
-            if (getattr(sys.modules[module], "__file__", None) or "").startswith(str(CORPUS)):
-                del sys.modules[module]
+    yield CORPUS
+    torch.set_num_threads(threads)
+    for module in set(sys.modules) - known:
+        if (getattr(sys.modules[module], "__file__", None) or "").startswith(str(CORPUS)):
+            del sys.modules[module]
+
+
+def asked(name):
+    return CORPUS / SCENARIOS[name]["checkpoint"], f"{CORPUS / 'scenarios' / name}.py:Model"
+
+
+@pytest.mark.parametrize("name", ["qkv_fused", "param_order_changed_shapes"])
+def test_a_resume(name, corpus, tmp_path):
+    file, target = asked(name)
+    found = outcome(CASES[name], file, target, tmp_path)
+    assert (found.wrong(CASES[name]), found.written, found.at) == ("", True, (2, 8))
+
+
+def test_equal_parts_are_told_apart_by_who_knows(corpus, tmp_path, relight_command):
+    case = CASES["two_branches_reordered"]
+    file, target = asked(case.name)
+    (tmp_path / "model.ckpt").write_bytes(file.read_bytes())
+    report = relight.check("model.ckpt", target=target, intent="resume")
+    renamed = next(f for f in report.findings if f.name == "renamed-module")
+    assert any("which branch_b the file does not tell" in line for line in renamed.context)
+    command = next(f.command for f in renamed.fixes if "--rename" in (f.command or ""))
+    assert "Trainer.fit, which starts at epoch 2, step 8" in " ".join(relight_command(command).split())
+    after = train(model_named(f"{case.name}:Model")(), tmp_path / "model.fixed.ckpt", tmp_path)
+    then = train(model_named(case.before)(), file, tmp_path)
+    assert after.losses == pytest.approx(then.losses, rel=1e-5)
+
+
+def test_a_layer_that_took_the_number_of_another_one(corpus, tmp_path, relight_command):
+    case = CASES["sequential_index_collide"]
+    file, target = asked(case.name)
+    (tmp_path / "model.ckpt").write_bytes(file.read_bytes())
+    report = relight.check("model.ckpt", target=target, intent="resume")
+    shifted = next(f for f in report.findings if f.name == "index-shifted")
+    command = next(f.command for f in shifted.fixes if "--rename" in (f.command or ""))
+    assert "net.2.weight: drawn anew" in relight_command(command)
+    after = train(model_named(f"{case.name}:Model")(), tmp_path / "model.fixed.ckpt", tmp_path)
+    then = train(model_named(case.before)(), file, tmp_path)
+    moved = {"net.0": "net.0", "net.2": "net.4", "net.4": "net.6"}
+    assert (after.at, len(after.states)) == ((2, 8), 6)
+    for old, new in moved.items():
+        for leaf in ("weight", "bias"):
+            before, now = then.states[f"{old}.{leaf}"], after.states[f"{new}.{leaf}"]
+            assert all(torch.equal(before[k], now[k]) for k in ("step", "exp_avg", "exp_avg_sq"))
+
+
+@pytest.fixture
+def relight_command(capsys):
+    from command_line import CommandLine
+
+    run = CommandLine(capsys)
+
+    def paste(command: str) -> str:
+        return run.says(*shlex.split(command)[1:])
+
+    return paste

@@ -35,6 +35,10 @@ def make(path):
         return getattr(nn, class_path.rpartition(".")[2])(*own["running_mean"])
     if class_path == "torch.nn.modules.sparse.Embedding":
         return nn.Embedding(*own["weight"])
+    if class_path == "torch.nn.modules.linear.Linear":
+        return nn.Linear(own["weight"][1], own["weight"][0], bias="bias" in own)
+    if class_path == "torch.nn.modules.normalization.LayerNorm":
+        return nn.LayerNorm(own["weight"])
     if class_path == "torch.nn.modules.container.Sequential":
         return nn.Sequential()
     if class_path == "torch.nn.modules.activation.MultiheadAttention":

@@ -48,6 +48,12 @@ from relight.core.errors import UsageError
     multiple=True,
     help="For a resume: another value for an option of the optimizer, as optimizer.lr=0.001; repeatable.",
 )
+@click.option(
+    "--rename",
+    metavar="OLD=NEW",
+    multiple=True,
+    help="What a module or tensor of FILE is called in TARGET, where you know it, as left=branch_b; repeatable.",
+)
 @click.option("-o", "--output", metavar="FILE", help="The copy; nothing may be there.  [default: FILE.fixed]")
 @click.option(
     "--in-place", is_flag=True, help="Append to FILE itself, where only names and values in its pickle change."
@@ -76,6 +82,7 @@ def command(
     to: tuple[str, ...],
     keep: str | None,
     values: tuple[str, ...],
+    rename: tuple[str, ...],
     output: str | None,
     in_place: bool,
     undo: bool,
@@ -115,6 +122,7 @@ def command(
         "map_location": map_location,
         "init": options.parse_init(init),
         "hparams_file": hparams_file,
+        "rename": options.parse_renames(rename),
         "announce": options.announcer(quiet),
     }
     if undo:

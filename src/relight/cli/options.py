@@ -88,6 +88,18 @@ def parse_values(values: Sequence[str], option: str) -> dict[str, object]:
     return out
 
 
+def parse_renames(values: Sequence[str]) -> dict[str, str]:
+    """``left=branch_b`` → ``{"left": "branch_b"}``."""
+    out: dict[str, str] = {}
+    for value in values:
+        old, equals, new = value.partition("=")
+        if not equals or not old or not new:
+            raise click.BadParameter(f"{value!r} is not OLD=NEW", param_hint="--rename")
+        if out.setdefault(old, new) != new:
+            raise click.BadParameter(f"{old} gets two names: {out[old]} and {new}", param_hint="--rename")
+    return out
+
+
 def style_for(color: str, output: str | None) -> Style:
     """Colour and width of where the text goes."""
     import shutil

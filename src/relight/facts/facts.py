@@ -29,7 +29,7 @@ from relight.facts import (
     unpickling,
 )
 from relight.facts.arguments import Arguments, sort_arguments
-from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, with_arguments
+from relight.facts.attribution import Attribution, Explanation, attribute, sizes_of, told, with_arguments
 from relight.facts.keys import KeyDiff
 from relight.facts.lightning import LightningView
 from relight.facts.manifest import manifest_of
@@ -398,7 +398,8 @@ class Facts:
                 kind="base-class", cause="abstract-lightningmodule", unexpected=tuple(self.keys.unexpected)
             )
             return Attribution(explanations=(all_of_them,))
-        found = attribute(self.keys, self.checkpoint, self.spec)
+        names = told.told_pairs(self.question.renames, self.checkpoint, self.spec) if self.question.renames else None
+        found = attribute(self.keys, self.checkpoint, self.spec, names)
         if not self.calls_lightning or self.arguments is None:
             return found
         return with_arguments(found, self.arguments)

@@ -72,6 +72,8 @@ class Arrangement:
         without: Parameters that get no state.
         left: Parameters of the file whose state nobody takes.
         names_first: Whether it is refused only because names of tensors differ, too.
+        waits: Whether it rests on tensors that are still to be mended: parameters of another size in the file, or
+            tensors of the file that the model has no more and that nobody has left out yet.
     """
 
     edits: tuple[Edit, ...] = ()
@@ -82,6 +84,7 @@ class Arrangement:
     without: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     names_first: bool = False
+    waits: bool = False
 
 
 def saved_optimizers(view: LightningView) -> list[Saved] | None:
@@ -183,8 +186,30 @@ def arrange(
     if out.kind in ("sizes", "order", "shapes") and _open(checkpoint, spec, edits, origin, out.without):
         out.refused = "which tensors of the file some parameters are is still open"
         out.names_first = True
+    out.waits = bool(out.refused) or _unsettled(checkpoint, spec, edits, origin, out)
     out.edits = () if out.refused else tuple(made)
     return out
+
+
+def _unsettled(
+    checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit], origin: Mapping[str, _Origin], found: Arrangement
+) -> bool:
+    """Whether a state would be lost whose tensor is still in the file as it was, and does not load as it is."""
+    settled: set[str] = set()
+    for edit in edits:
+        if isinstance(edit, DropKeys):
+            settled.update(edit.keys)
+        elif isinstance(edit, RenameKeys):
+            settled.update(old for old, _ in edit.pairs)
+        elif isinstance(edit, ConvertTensors):
+            settled.update(s for _, sources, _, _ in edit.pairs for s in sources)
+        elif isinstance(edit, ComputeTensors):
+            settled.update(s for _, sources, _, _, _ in edit.tensors for s in sources)
+    here = {t.key for t in checkpoint.tensors}
+    wanted = {p.key for p in spec.params}
+    resized = {k for k in found.without if k in here and k not in origin and k not in settled}
+    gone = {k for k in found.left if k not in wanted and k not in settled}
+    return bool(resized or gone)
 
 
 def _open(
@@ -195,7 +220,12 @@ def _open(
     without: Sequence[str],
 ) -> bool:
     """Whether tensors of the file that nobody takes could be parameters that seem to have none there."""
-    taken = {s for sources, _, _ in origin.values() for s in sources} | {p.key for p in spec.params}
+    wanted = {p.key: p.shape for p in spec.params}
+    # A tensor whose name the model has for one of another size may be what another parameter was called then.
+    lacking = {wanted.get(k) for k in without}
+    sizes = {t.key: t.shape for t in checkpoint.tensors}
+    taken = {s for sources, _, _ in origin.values() for s in sources}
+    taken |= {k for k, shape in wanted.items() if shape in (None, sizes.get(k)) or sizes.get(k) not in lacking}
     for edit in edits:
         if isinstance(edit, DropKeys):
             taken.update(edit.keys)
@@ -230,15 +260,16 @@ def _origins(checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit]) -> 
     gone = set(renamed.values()) | {s for sources, _, _ in made.values() for s in sources}
     out: dict[str, _Origin] = {}
     for p in spec.params:
-        if p.kind != "parameter" or p.shape is None:
+        if p.kind != "parameter":
             continue
         for name in (p.key, *p.tied_with):
             if name in made:
                 out[p.key] = made[name]
                 break
             old = renamed.get(name, name if name not in gone else None)
-            if old is not None and shapes.get(old) == p.shape:
-                out[p.key] = ((old,), "copy", p.shape)
+            # A lazy parameter has no shape yet, and takes that of the file.
+            if old in shapes and p.shape in (None, shapes[old]):
+                out[p.key] = ((old,), "copy", shapes[old])
                 break
     return out
 

@@ -41,6 +41,7 @@ class Question:
         history: Commits that changed the target's source since the file was written; None where that is not known, or
             there are none.
         prove: Whether the user asked in so many words to replay the manifest's probe.
+        renames: (name in the file, name in the model) of modules and tensors, as the user told them for a repair.
     """
 
     path: str
@@ -52,6 +53,7 @@ class Question:
     pins: tuple[str, ...] = ()
     history: History | None = None
     prove: bool = False
+    renames: tuple[tuple[str, str], ...] = ()
 
     def command(self, verb: str, path: str | None = None, *options: str) -> str:
         """A relight command on this question: ``relight check model.ckpt --target load.py:MyModel``."""
@@ -64,6 +66,7 @@ class Question:
         if verb == "fix":  # which asks the same question again, of the copy as well
             parts += self._arguments_of_the_call()
             parts += [part for pin in self.pins for part in ("--to", pin)]
+            parts += [part for old, new in self.renames for part in ("--rename", f"{old}={new}")]
         parts += options
         return " ".join(shlex.quote(p) for p in parts)
 

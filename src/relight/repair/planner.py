@@ -83,10 +83,16 @@ def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
         return made
     # What was to arrange them rests on names that this plan does not make.
     open_ones = [c for c in made.chosen if c.name == "optimizer-differs"]
+    instead = [
+        replace(c, reason=f"only with --allow {c.allow}")
+        if open_ones and c.name == "optimizer-differs" and c.allow is not None
+        else c
+        for c in made.rejected
+    ]
     return replace(
         made,
         chosen=tuple(c for c in made.chosen if c not in open_ones),
-        rejected=(*made.rejected, *(replace(c, reason="the names of its tensors come first") for c in open_ones)),
+        rejected=(*instead, *(replace(c, reason="its tensors come first") for c in open_ones)),
     )
 
 

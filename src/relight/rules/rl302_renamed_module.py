@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from relight.core.edits import RenameKeys
@@ -13,6 +14,7 @@ from relight.facts.facts import Facts
 from relight.facts.patterns import folded_pairs
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
+_FEW_RENAMES = 6  # of a command that can still be read
 _NET = {"net.weight": (4, 3), "net.bias": (4,)}
 
 
@@ -76,14 +78,15 @@ class RenamedModule(Rule):
         known = [e for e in renames if e.pairs]
         open_groups = [e for e in renames if not e.pairs]
         pairs = [p for e in known for p in e.pairs]
-        guess = any(confidence(facts, e) is not Confidence.CERTAIN for e in known)
+        unsure = [e for e in known if "told" not in e.about and confidence(facts, e) is not Confidence.CERTAIN]
+        guess = bool(unsure)
         evidence = [
             Evidence(
                 f"{old} -> {new}",
-                describe.tensors(count) + ("" if sure else ", by names and places: a guess"),
+                describe.tensors(count) + how,
                 where,
             )
-            for (old, new), count, sure, where in _folded(facts, known)
+            for (old, new), count, how, where in _folded(facts, known)
         ]
         evidence += [
             Evidence(
@@ -92,6 +95,7 @@ class RenamedModule(Rule):
             )
             for e in open_groups
         ]
+        alike = _alike(facts, unsure)
         fixes = []
         if pairs and not open_groups:
             fixes.append(
@@ -106,6 +110,8 @@ class RenamedModule(Rule):
                     allow="guessed-names" if guess else None,
                 )
             )
+        if pairs and not open_groups and alike and sum(map(len, alike)) <= _FEW_RENAMES:
+            fixes.append(_others(facts, alike))
         if open_groups:
             olds = open_groups[0].about["olds"]
             news = open_groups[0].about["news"]
@@ -122,12 +128,22 @@ class RenamedModule(Rule):
             confidence=Confidence.LIKELY if guess or open_groups else confidence(facts),
             severity=severity(facts, renames[0]),
             evidence=_few(evidence),
-            context=["strict=False would leave them at random values."],
+            context=[*_which(alike), "strict=False would leave them at random values."],
             fixes=fixes,
             subjects=[k for e in renames for k in e.unexpected],
             explains=frozenset(k for e in renames for k in e.keys),
             predicts=load_error(facts),
             wrong=not facts.strict,
+        )
+
+
+def _which(alike: Sequence[Sequence[Explanation]]) -> Iterator[str]:
+    """What nobody can tell from the file."""
+    for group in alike[:2]:
+        olds, news = ([e.about[side] for e in group] for side in ("old", "new"))
+        yield (
+            f"{describe.listed(olds)} are equal in all but their names: which of them is "
+            f"{', which '.join(news[:3])}{' and so on' if len(news) > 3 else ''} the file does not tell."
         )
 
 
@@ -138,15 +154,46 @@ def _few(evidence: Sequence[Evidence], limit: int = 6) -> list[Evidence]:
     return [*evidence[: limit - 1], Evidence("...", f"{len(evidence) - limit + 1} more")]
 
 
-def _folded(facts: Facts, known: Sequence[Explanation]) -> list[tuple[tuple[str, str], int, bool, str | None]]:
-    """What is renamed to what, numbers folded: with how many tensors, whether it is sure, and where it is defined."""
+def _folded(facts: Facts, known: Sequence[Explanation]) -> list[tuple[tuple[str, str], int, str, str | None]]:
+    """What is renamed to what, numbers folded: with how many tensors, how that is known, and where it is defined."""
     out = []
-    for sure in (True, False):
-        tensors = {(e.about["old"], e.about["new"]): len(e.pairs) for e in known if e.certain is sure}
+    for how in ("", ", by names and places: a guess", ", as --rename says"):
+        tensors = {(e.about["old"], e.about["new"]): len(e.pairs) for e in known if _how(e) == how}
         for names, members in folded_pairs(tensors).items():
             count = sum(tensors[m] for m in members)
-            out.append((names, count, sure, describe.where(facts.spec, members[0][1])))
+            out.append((names, count, how, describe.where(facts.spec, members[0][1])))
     return sorted(out, key=lambda line: -line[1])
+
+
+def _how(e: Explanation) -> str:
+    if "told" in e.about:
+        return ", as --rename says"
+    return "" if e.certain else ", by names and places: a guess"
+
+
+def _alike(facts: Facts, unsure: Sequence[Explanation]) -> list[list[Explanation]]:
+    """Guessed renames of subtrees that are equal in all but their names: each could be any of its group."""
+    shapes = {t.key: t.shape for t in facts.checkpoint.tensors}
+    groups: dict[frozenset[tuple[str, tuple[int, ...]]], list[Explanation]] = defaultdict(list)
+    for e in unsure:
+        old = e.about["old"]
+        groups[frozenset((key[len(old) :], shapes[key]) for key, _ in e.pairs)].append(e)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _others(facts: Facts, alike: Sequence[Sequence[Explanation]]) -> Fix:
+    """The command for whoever knows that the names are others: here with those of equal parts moved on by one."""
+    renames: list[str] = []
+    for group in alike:
+        news = [e.about["new"] for e in group]
+        for e, new in zip(group, [*news[1:], news[0]], strict=True):
+            renames += ["--rename", f"{e.about['old']}={new}"]
+    return Fix(
+        title="If they are others, say what each is called; in another order it would be:",
+        kind=FixKind.FILE,
+        applicability=Applicability.MANUAL,
+        command=facts.question.command("fix", None, *renames, "-o", facts.question.fixed_path()),
+    )
 
 
 def _message(known: list[Explanation], open_groups: list[Explanation]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from relight.core.finding import Applicability, Finding, Fix, FixKind, Severity
 from relight.core.target import Intent
-from relight.facts import describe, snippets
+from relight.facts import describe, new_layers, snippets
 from relight.facts.comparison import confidence, hides, load_error, new_fit, severity
 from relight.facts.facts import Facts
 from relight.facts.sized_arguments import as_many_blocks
@@ -45,6 +45,17 @@ class LayerAdded(Rule):
     needs = frozenset({"contents", "spec"})
     examples = (
         Fires(name="one layer", file=File(tensors=_TWO), model=Model(params=_THREE)),
+        Fires(
+            name="layers of torch: first values can be put into a copy",
+            file=File(tensors=_TWO),
+            model=Model(
+                params={**_TWO, "layer3.weight": (5, 1), "layer3.bias": (5,), "norm.weight": (5,), "norm.bias": (5,)},
+                modules={
+                    "layer3": "torch.nn.modules.linear.Linear",
+                    "norm": "torch.nn.modules.normalization.LayerNorm",
+                },
+            ),
+        ),
         Fires(
             name="a bias on an old layer",
             file=File(tensors={"layer1.weight": (3, 2)}),
@@ -114,7 +125,9 @@ class LayerAdded(Rule):
                 confidence=confidence(facts, e),
                 evidence=describe.groups(facts.spec, groups, in_model=True),
                 context=context,
-                fixes=[*as_trained, *_new(facts, what, alone=alone), *_mistake(what, line)] if facts.strict else [],
+                fixes=[*as_trained, *_new(facts, what, alone=alone), *_begun(facts, e.missing), *_mistake(what, line)]
+                if facts.strict
+                else [],
                 subjects=e.missing,
                 explains=e.keys,
                 predicts=load_error(facts),
@@ -141,6 +154,23 @@ def _new(facts: Facts, what: str, *, alone: bool) -> list[Fix]:
             applicability=Applicability.UNSAFE,
             code=snippets.load_loosely(facts),
             note=hides(alone=alone) + new_fit(facts, f"if the optimizer gets {what}"),
+        )
+    ]
+
+
+def _begun(facts: Facts, keys: tuple[str, ...]) -> list[Fix]:
+    """First values in a copy, where the layers begin as torch's own do: a resume takes no strict=False."""
+    made = new_layers.initial(facts.spec, keys)
+    if made is None:
+        return []
+    return [
+        Fix(
+            title="Or put first values into a copy, as such layers of torch begin, for a strict load:",
+            kind=FixKind.FILE,
+            applicability=Applicability.UNSAFE,
+            edits=(made,),
+            allow="new-layers",
+            note="Drawn as such layers draw theirs, the same each time; values that the model's own code sets are not known.",
         )
     ]
 

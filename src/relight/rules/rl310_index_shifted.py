@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from relight.core.edits import RenameKeys
-from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind
-from relight.facts import describe, snippets
+from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind
+from relight.facts import describe, new_layers, snippets
 from relight.facts.attribution import Explanation
 from relight.facts.comparison import load_error
 from relight.facts.facts import Facts
@@ -55,6 +56,14 @@ class IndexShifted(Rule):
             name="a layer inserted, numbers collide",
             file=File(tensors={"net.0.weight": (4, 3), "net.2.weight": (1, 4)}),
             model=Model(params={"net.0.weight": (4, 3), "net.2.weight": (4, 4), "net.4.weight": (1, 4)}, modules=_SEQ),
+        ),
+        Fires(
+            name="a layer inserted, and two equal ones that it could be",
+            file=File(tensors={"net.0.weight": (4, 4), "net.2.weight": (1, 4)}),
+            model=Model(
+                params={"net.0.weight": (4, 4), "net.2.weight": (4, 4), "net.4.weight": (1, 4)},
+                modules=_SEQ | {f"net.{i}": "torch.nn.modules.linear.Linear" for i in (0, 2, 4)},
+            ),
         ),
         Fires(
             name="a layer taken out, numbers collide",
@@ -123,7 +132,7 @@ class IndexShifted(Rule):
                 confidence=Confidence.LIKELY,
                 evidence=evidence,
                 context=["Equal layers can be told apart by their order only: that the order is the same is a guess."],
-                fixes=_fixes(facts, containers, new, gone, [p for e in found for p in e.pairs]),
+                fixes=_fixes(facts, containers, found),
                 subjects=[o for e in found for o, _ in e.pairs],
                 explains=frozenset(k for e in found for k in e.keys),
                 predicts=load_error(facts),
@@ -135,9 +144,10 @@ def _name(e: Explanation) -> str:
     return (container or "the model") if prefix in ("", f"{container}.") else f"{prefix}*"
 
 
-def _fixes(
-    facts: Facts, containers: str, new: Sequence[int], gone: Sequence[int], pairs: Sequence[tuple[str, str]]
-) -> list[Fix]:
+def _fixes(facts: Facts, containers: str, found: Sequence[Explanation]) -> list[Fix]:
+    first = found[0].about
+    new, gone = first["new"], first["gone"]
+    pairs = [p for e in found for p in e.pairs]
     keep = f"Keep the positions of {containers}: " + (
         "put nn.Identity() in place of what was taken out."
         if gone
@@ -156,7 +166,48 @@ def _fixes(
                 note=_then(facts, len(new)) if new else None,
             )
         )
+        fixes += _begun(facts, found, pairs)
+    if len(found) == 1:
+        fixes += [_elsewhere(facts, first, moves, others) for moves, others in first["otherwise"]]
     return fixes
+
+
+def _begun(facts: Facts, found: Sequence[Explanation], pairs: Sequence[tuple[str, str]]) -> list[Fix]:
+    """The same with first values for what is new, where it begins as layers of torch do."""
+    starts = [f"{e.about['prefix']}{i}." for e in found for i in e.about["new"]]
+    keys = [p.key for p in facts.spec.persistent if p.key.startswith(tuple(starts))] if starts else []
+    made = new_layers.initial(facts.spec, keys)
+    if made is None:
+        return []
+    return [
+        Fix(
+            title="Or, if it is, put first values for what is new into the copy as well, as such layers of torch begin:",
+            kind=FixKind.FILE,
+            applicability=Applicability.MANUAL,
+            edits=(RenameKeys(tuple(pairs)), made),
+            allow="new-layers",
+            note="Drawn as such layers draw theirs, the same each time; values that the model's own code sets are not known.",
+        )
+    ]
+
+
+def _elsewhere(facts: Facts, about: Mapping[str, Any], moves: Sequence[tuple[int, int]], new: Sequence[int]) -> Fix:
+    """The command for whoever knows that another one of several equal layers is the new one."""
+    prefix = about["prefix"]
+    options = [part for a, b in moves for part in ("--rename", f"{prefix}{a}={prefix}{b}")]
+    keys = (
+        [p.key for p in facts.spec.persistent if p.key.startswith(tuple(f"{prefix}{i}." for i in new))] if new else []
+    )
+    begun = bool(keys) and new_layers.initial(facts.spec, keys) is not None
+    return Fix(
+        title="Or say which layer is which; equally likely by names and shapes is:",
+        kind=FixKind.FILE,
+        applicability=Applicability.MANUAL,
+        command=facts.question.command(
+            "fix", None, *options, "-o", facts.question.fixed_path(), *(("--allow", "new-layers") if begun else ())
+        ),
+        note=f"Then {', '.join(f'{prefix}{i}' for i in new)} would be new." if new else None,
+    )
 
 
 def _then(facts: Facts, count: int) -> str:

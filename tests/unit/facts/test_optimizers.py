@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from relight.core.edits import ArrangeOptimizer, ConvertTensors, RenameKeys
+from relight.core.edits import ArrangeOptimizer, ConvertTensors, DropKeys, RenameKeys
 from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec, ParamSpec, TrainingSpec
 from relight.facts.optimizers import arrange
 from relight.reader import open_checkpoint
@@ -87,3 +87,28 @@ def test_groups_keep_their_own(tmp_path):
     found = arrange(checkpoint, spec(THREE, ["a", "c"], ["b"]), ())
     assert (found.kind, found.edits) == ("", ())
     assert arrange(checkpoint, spec(THREE, ["a", "b", "c"]), ()).kind == "groups"
+
+
+def test_a_tensor_under_a_name_that_means_another_layer_now_is_not_lost(tmp_path):
+    # "b" is what "c" was called, and the model has another "b": the state of "b" is that of "c".
+    before, now = {"a": (2, 3), "b": (4,)}, {"a": (2, 3), "b": (2, 3), "c": (4,)}
+    found = arrange(file(tmp_path, before, before.values()), spec(now, now), ())
+    assert (found.names_first, found.edits) == (True, ())
+    told = arrange(file(tmp_path, before, before.values()), spec(now, now), (RenameKeys((("b", "c"),)),))
+    assert (told.kind, told.without, told.left, told.waits) == ("sizes", ["b"], [], False)
+    assert told.edits == (ArrangeOptimizer(0, ((((0,), "copy", (2, 3)), ((), "copy", ()), ((1,), "copy", (4,))),)),)
+
+
+def test_lazy_parameters_keep_their_states(tmp_path):
+    now = {"a": None, "b": (4,), "c": None}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
+    assert (found.kind, found.edits) == ("", ())
+
+
+def test_states_wait_for_tensors_that_nobody_has_settled(tmp_path):
+    checkpoint, wider, fewer = file(tmp_path, THREE, THREE.values()), {**THREE, "b": (5,)}, {"a": (2, 3), "c": (2, 3)}
+    assert arrange(checkpoint, spec(wider, wider), ()).waits
+    assert not arrange(checkpoint, spec(wider, wider), (DropKeys(("b",)),)).waits
+    assert arrange(checkpoint, spec(fewer, fewer), ()).waits
+    assert not arrange(checkpoint, spec(fewer, fewer), (DropKeys(("b",)),)).waits
+    assert not arrange(checkpoint, spec(THREE, ["a", "c"]), ()).waits  # it is frozen, and still there

@@ -7,7 +7,7 @@ ones before it left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from relight.core.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from relight.facts.attribution import (
     renames,
     rest,
     shapes,
+    told,
     variants,
     wrappers,
 )
@@ -69,23 +70,31 @@ class Attribution:
         return tuple(e for e in self.explanations if e.kind in kinds)
 
 
-def attribute(diff: KeyDiff, checkpoint: Checkpoint, spec: ModelSpec) -> Attribution:
+def attribute(
+    diff: KeyDiff,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    names: Mapping[tuple[str, str], Sequence[tuple[str, str]]] | None = None,
+) -> Attribution:
     """Explain all keys that differ.
 
     Args:
         diff: What torch will find.
         checkpoint: The file.
         spec: The model.
+        names: Names that the user told, as `told.told_pairs` gives them: they settle what they say.
     """
-    if diff.clean:
+    if diff.clean and not names:
         return Attribution()
     board = Board(diff, checkpoint, spec)
+    if names:
+        told.match_told(board, names)
     for match in _MATCHERS:
         match(board)
     if variants.unrelated(board):
         # What little fits fits by chance; names that sizes alone brought together would only mislead.
-        told = tuple(e for e in board.explanations if e.kind not in ("renamed", "fused", "index-shift"))
-        return Attribution(explanations=told, unrelated=True)
+        kept = tuple(e for e in board.explanations if e.kind not in ("renamed", "fused", "index-shift"))
+        return Attribution(explanations=kept, unrelated=True)
     return Attribution(explanations=tuple(board.explanations))
 
 

@@ -10,10 +10,12 @@ from typing import TypeAlias
 from relight.facts.attribution.board import Board, Explanation, Shape
 
 _COVERED = 0.6  # of the shorter side that must be found in order, for its numbers to have moved
+_FEW_MOVES = 6  # that a command can name and still be read
 _NUMBERED = re.compile(r"(?<![0-9])(0|[1-9][0-9]*)(?=\.)")
 _MOST = 1500  # layers in one container; aligning takes the square of it
 
 Block: TypeAlias = frozenset[tuple[str, Shape | None]]
+Moves: TypeAlias = tuple[tuple[int, int], ...]
 Blocks: TypeAlias = list[tuple[int, Block]]
 
 
@@ -90,8 +92,18 @@ def _shift(board: Board, prefix: str, mine: Iterable[str], theirs: Iterable[str]
             "moves": moves,
             "new": tuple(sorted(fresh)),
             "gone": tuple(sorted(gone)),
+            "otherwise": _otherwise(saved, wanted, moves),
         },
     )
+
+
+def _otherwise(saved: Blocks, wanted: Blocks, moves: Moves) -> tuple[tuple[Moves, tuple[int, ...]], ...]:
+    """Moves that fit as well, and what would be new then: the last of several equal layers, where one was taken before."""
+    late = _aligned(saved[::-1], wanted[::-1], at_home=False)[::-1]
+    other = tuple((a, b) for a, b in late if a != b)
+    if other == moves or len(other) > _FEW_MOVES:
+        return ()
+    return ((other, tuple(i for i, _ in wanted if i not in {b for _, b in late})),)
 
 
 def _blocks(shape: Callable[[str], Shape | None], keys: Iterable[str], prefix: str) -> Blocks:
@@ -104,9 +116,17 @@ def _blocks(shape: Callable[[str], Shape | None], keys: Iterable[str], prefix: s
     return [(i, frozenset(block)) for i, block in sorted(out.items())]
 
 
-def _aligned(saved: Sequence[tuple[int, Block]], wanted: Sequence[tuple[int, Block]]) -> list[tuple[int, int]]:
-    """Pairs of numbers of equal blocks, as many as can be in order; among as many, those whose numbers agree."""
-    stay = 1 / (len(saved) + len(wanted) + 1)
+def _aligned(
+    saved: Sequence[tuple[int, Block]], wanted: Sequence[tuple[int, Block]], *, at_home: bool = True
+) -> list[tuple[int, int]]:
+    """Pairs of numbers of equal blocks, as many as can be in order; among as many, those whose numbers agree.
+
+    Args:
+        saved: Of the file.
+        wanted: Of the model.
+        at_home: Whether numbers that agree count; else the first that fit are taken.
+    """
+    stay = 1 / (len(saved) + len(wanted) + 1) if at_home else 0.0
     best = [[0.0] * (len(wanted) + 1) for _ in range(len(saved) + 1)]
     for i in reversed(range(len(saved))):
         for j in reversed(range(len(wanted))):
