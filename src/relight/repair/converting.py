@@ -18,6 +18,7 @@ from relight.repair.copying import Progress, refuse_existing
 from relight.repair.dcp_material import of_dcp
 from relight.repair.deepspeed_material import of_deepspeed
 from relight.repair.material import Material, described, of_file
+from relight.repair.proving import need_intact
 from relight.repair.salvaging import salvaged
 from relight.repair.sharded_material import of_shards
 from relight.repair.stored import Files, Stored
@@ -105,6 +106,7 @@ def _converted(
         checkpoint = open_checkpoint(path)
         damaged = salvage and not os.path.isdir(path)
         material = salvaged(path, files, checkpoint) if damaged else read(path, files, checkpoint)
+        need_intact(files, material.storages.values(), path)
         if only == "weights":
             weights_only(material)
         if lightning is not None:

@@ -75,6 +75,13 @@ def stored_of(files: Files, checkpoint: Checkpoint, key: str, path: str, shift: 
     Raises:
         RepairError: They are not there.
     """
+    content = _stored_of(files, checkpoint, key, path, shift)
+    if content.crc is not None:
+        files.recorded[path, content.start] = content
+    return content
+
+
+def _stored_of(files: Files, checkpoint: Checkpoint, key: str, path: str, shift: int) -> FileRange | Inflated:
     storage = checkpoint.storages.get(key)
     record = next((r for r in checkpoint.records if r.name == f"data/{key}"), None)
     if storage is not None and storage.span is not None:

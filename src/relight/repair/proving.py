@@ -15,7 +15,7 @@ from relight.reader import checksum
 from relight.reader.detect import read
 from relight.reader.source import StreamSource
 from relight.repair.copying import NewFile, Progress, settle
-from relight.repair.stored import Stored
+from relight.repair.stored import FileRange, Files, Inflated, Stored
 
 _READ = 1 << 20
 _COMPARING = 2  # threads
@@ -155,6 +155,37 @@ def checksum_of(descriptor: int, start: int, length: int, progress: Progress | N
             progress(count)
         crc, at = crc32(wanted[:count], crc), at + count
     return crc
+
+
+def changed(content: FileRange | Inflated) -> bool:
+    """Whether bytes of a source are not what the source itself records of them."""
+    if isinstance(content, FileRange):
+        return checksum_of(content.files.descriptor(content.path), content.start, content.nbytes) != content.crc
+    crc, crc32 = 0, checksum.fastest()
+    for data in content.chunks():
+        crc = crc32(data, crc)
+    return crc != content.crc
+
+
+def need_intact(files: Files, storages: Iterable[Stored], origin: str) -> None:
+    """Refuse sources whose bytes have changed, where only pieces of them are used.
+
+    A storage that is taken whole is compared with its checksum once it is written. A piece of one has none: what is made
+    of pieces is compared with the source itself, and would carry its damage over.
+
+    Raises:
+        RepairError: A checksum is wrong.
+    """
+    whole = {(s.path, s.start) for s in storages if isinstance(s, (FileRange, Inflated)) and s.crc is not None}
+    for place, content in files.recorded.items():
+        if place not in whole and changed(content):
+            raise RepairError(origin, f"nothing is written, it is damaged: {damage(content)}")
+
+
+def damage(content: FileRange | Inflated) -> str:
+    """What is wrong with a range, in words."""
+    name = os.path.basename(content.path)
+    return f"{name}: the checksum of {content.nbytes:,} bytes at {content.start:,} is wrong: bytes have changed"
 
 
 def same_bytes(descriptor: int, start: int, length: int, content: Stored, *, whole: bool) -> bool:

@@ -12,10 +12,11 @@ from relight.core.checkpoint import Checkpoint, TensorEntry
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import ObjectPath, Value
-from relight.reader import DEFAULT_LIMITS, pieces
+from relight.reader import DEFAULT_LIMITS, open_checkpoint, pieces
 from relight.reader.detect import read as read_source
 from relight.reader.folder import Folder
 from relight.repair.material import Material, contiguous, ordered, sound, tensor_node
+from relight.repair.merging import stored_of
 from relight.repair.stored import FileRange, Files, Pieces, Run, Stored
 
 
@@ -29,11 +30,12 @@ def of_shards(path: str, files: Files, checkpoint: Checkpoint) -> Material:
     if any(t.layout == "distributed" for t in checkpoint.tensors):
         return _of_pieces(path, files, checkpoint)
     storages: dict[str, Stored] = {}
-    for key, storage in checkpoint.storages.items():
-        if storage.span is None:
-            raise RepairError(path, f"storage {key} is compressed")
-        file = os.path.join(path, key.partition(":")[0])
-        storages[key] = FileRange(files, file, storage.span.start, storage.nbytes)
+    read: dict[str, Checkpoint] = {}
+    for key in checkpoint.storages:
+        name, _, inner = key.partition(":")
+        file = os.path.join(path, name)
+        read[name] = read.get(name) or open_checkpoint(file)
+        storages[key] = stored_of(files, read[name], inner, file)
     odd = next((t for t in checkpoint.tensors if t.storage_id is None or t.layout != "strided"), None)
     if odd is not None:
         raise RepairError(path, f"{odd.key} is a {odd.layout} tensor, which is more than a run of values")

@@ -23,10 +23,15 @@ _SHORT = 64 << 10  # ranges below that are put together before they are handed o
 
 
 class Files:
-    """Files that are only read, opened when they are needed; a folder can have more shards than a process may open."""
+    """Files that are only read, opened when they are needed; a folder can have more shards than a process may open.
+
+    Attributes:
+        recorded: Ranges whose checksums the files record, by path and start: a piece of one has no checksum of its own.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, LocalSource] = OrderedDict()
+        self.recorded: dict[tuple[str, int], FileRange | Inflated] = {}
 
     def source(self, path: str) -> LocalSource:
         """A file to read; open until some other files have been asked for.

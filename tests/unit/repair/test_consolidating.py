@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -14,6 +15,7 @@ from relight.core.dtypes import BY_NAME
 from relight.core.errors import ConversionError
 from relight.core.objects import ListNode, mapping_get, mapping_pairs
 from relight.reader import open_checkpoint
+from relight.reader.archive import Archive
 from relight.reader.tensors import TensorReader
 from relight.repair.converting import convert
 from relight.repair.deepspeed_material import _Flat
@@ -194,6 +196,35 @@ def test_other_states(name, tmp_path):
     assert found["emb"][2] == struct.pack("<12q", *map(int, expected["emb"][2]))
     assert found["net.weight"][2] == struct.pack("<20f", *expected["net.weight"][2])
     assert found["net.bias"][2] == struct.pack("<5d", *expected["net.bias"][2])
+
+
+# ---------------------------------------------------------------- what has changed
+
+
+def flipped(folder: Path, file: str) -> None:
+    """Change one bit of the last tensor of a file, or of its last item, which is a file of torch.save."""
+    path = folder / file
+    data = bytearray(path.read_bytes())
+    name = re.findall(rb"PK\x03\x04.{26}([^/]+/data/[0-9]+)", data, re.DOTALL)[-1]
+    header = re.search(rb"PK\x03\x04.{22}(.{4})" + re.escape(name), data[: data.rindex(b"PK\x01\x02")], re.DOTALL)
+    data[header.end() + struct.unpack("<2H", header[1])[1] + 1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+@pytest.mark.parametrize(
+    "name, file",
+    [("fsdp2", "__0_0.distcp"), ("fsdp_lightning_2_2", "__1_0.distcp"), ("fsdp_torch_2_0", "__1_0.distcp"),
+     ("model_parallel_sharded", "__0_0.distcp"), (ZERO, "checkpoint/zero_pp_rank_1_mp_rank_00_optim_states.pt")],
+)  # fmt: skip
+def test_a_flipped_bit_of_a_piece_is_not_carried_over(name, file, suffix, tmp_path, monkeypatch):
+    """A piece has no checksum of its own: what the file records of the whole is asked, however large the file is."""
+    monkeypatch.setattr(Archive, "check_small", lambda self: None)
+    folder = shutil.copytree(READER / "folders" / name, tmp_path / name)
+    flipped(folder, file)
+    with pytest.raises(ConversionError, match=f"it is damaged: {Path(file).name}: the checksum of .* is wrong"):
+        convert(str(folder), str(tmp_path / f"one.{suffix}"))
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 # ---------------------------------------------------------------- what is missing

@@ -1,8 +1,9 @@
 """Writes the folders ``deepspeed_VERSION_ZERO_KIND`` here: what two processes of DeepSpeed leave, on a processor.
 
 Frozen parameters, one parameter under two names, two groups of parameters, a buffer. ``python make_deepspeed.py ZERO KIND``,
-with KIND one of fp32, bf16, bf16_optimizer; those that are checked in were written by deepspeed 0.16.9, under torch 2.2.2, and that of BF16_Optimizer under torch 2.13. ``folders.json`` gets
-what DeepSpeed's own ``zero_to_fp32`` makes of them, where it takes them.
+with KIND one of fp32, bf16, bf16_optimizer. Those that are checked in were written by deepspeed 0.16.9 under torch 2.2.2,
+the one of BF16_Optimizer under torch 2.13. ``folders.json`` gets what DeepSpeed's own ``zero_to_fp32`` makes of them, where
+it takes them.
 """
 
 from __future__ import annotations
