@@ -19,7 +19,7 @@ from relight.repair.dcp_material import of_dcp
 from relight.repair.deepspeed_material import of_deepspeed
 from relight.repair.material import Material, described, of_file
 from relight.repair.proving import need_intact
-from relight.repair.salvaging import salvaged
+from relight.repair.salvaging import salvaged, salvaged_folder
 from relight.repair.sharded_material import of_shards
 from relight.repair.stored import Files, Stored
 
@@ -104,9 +104,12 @@ def _converted(
     gc.disable()
     try:
         checkpoint = open_checkpoint(path)
-        damaged = salvage and not os.path.isdir(path)
-        material = salvaged(path, files, checkpoint) if damaged else read(path, files, checkpoint)
-        need_intact(files, material.storages.values(), path)
+        if salvage:
+            material = (salvaged_folder if os.path.isdir(path) else salvaged)(path, files, checkpoint)
+        else:
+            material = read(path, files, checkpoint)
+        if not salvage or checkpoint.layout is Layout.DEEPSPEED:
+            need_intact(files, material.storages.values(), path)
         if only == "weights":
             weights_only(material)
         if lightning is not None:

@@ -7,6 +7,7 @@ Sources: ``_EmptyStateDictLoadPlanner`` in ``torch/distributed/checkpoint/defaul
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -23,10 +24,12 @@ from relight.reader.source import LocalSource, SliceSource
 from relight.reader.tensors import dtype_of, sizes_of
 from relight.repair.material import Material, described, sound
 from relight.repair.merging import Merged, read_tensor, values_of
+from relight.repair.proving import changed, damage
 from relight.repair.sharded_material import Box, folder_material, put_together
 from relight.repair.stored import FileRange, Files, Stored
 
 _OPTIMIZER = re.compile(r"optimizer_(\d+)\Z")
+_MODELS = frozenset({"state_dict", "model", "module"})
 _LONGEST = 10_000_000  # places of a list that a path may ask for
 
 
@@ -39,15 +42,26 @@ class _Item(NamedTuple):
     length: int
 
 
-def of_dcp(path: str, files: Files, checkpoint: Checkpoint) -> Material:
+def of_dcp(path: str, files: Files, checkpoint: Checkpoint, lost: dict[str, str] | None = None) -> Material:
     """What such a folder is made of.
+
+    Args:
+        path: The folder.
+        files: Opens its files.
+        checkpoint: What was read of it.
+        lost: Where given, the folder may be damaged: gets what is not whole, and why, by name. A tensor of the model is
+            lost by itself, anything else with all of its entry at the top, since a part of it may mean nothing.
 
     Raises:
         RepairError: It is not whole: what is missing is named. Or its items were compressed by somebody's extension.
     """
-    sound(checkpoint, path)
-    with open(os.path.join(path, ".metadata"), "rb") as file:
-        state = decode(file.read(), limits=DEFAULT_LIMITS).value
+    if lost is None:
+        sound(checkpoint, path)
+    if ".metadata" not in checkpoint.files:
+        raise RepairError(path, "nothing of it can be had: there is no .metadata, which says what the shards hold")
+    state = decode(
+        files.read(os.path.join(path, ".metadata"), 0, _size(path, ".metadata")), limits=DEFAULT_LIMITS
+    ).value
     if not isinstance(state, Call):
         raise RepairError(path, ".metadata describes no state")
     items = _items(path, mapping_get(state.state, "storage_data"))
@@ -57,27 +71,84 @@ def of_dcp(path: str, files: Files, checkpoint: Checkpoint) -> Material:
     merged = Merged(files)
     root: dict[str, _Built] = {}
     flattened = False
+    broken: dict[str, str] = {}
     for name, said in mapping_pairs(mapping_get(state.state, "state_dict_metadata")) or ():
         if not isinstance(name, str) or not isinstance(said, Call):
             continue
-        value = _value(path, files, merged, name, said, items.get(name, []))
         steps = paths.get(name)
         where = steps if isinstance(steps, tuple) and steps else (name,)
+        before = len(files.recorded)
+        try:
+            value = _value(path, files, merged, name, said, items.get(name, []))
+            if lost is not None:
+                _need_intact(files, before)
+        except RepairError as error:
+            if lost is None:
+                raise
+            if len(where) == 1 or (len(where) == 2 and where[0] in _MODELS):
+                lost[str(where[-1])] = error.reason
+            else:
+                broken.setdefault(str(where[0]), f"{name}: {error.reason}")
+            continue
         flattened = flattened or (len(where) > 1 and not said.name.endswith("TensorStorageMetadata"))
         _set(path, root, where, value)
+    for entry, reason in broken.items():
+        root.pop(entry, None)
+        if lost is not None:
+            lost[entry] = reason
     changes = _numbers_again(root)
     meta = os.path.join(path, "meta.pt")
-    if os.path.isfile(meta):
-        rest = open_checkpoint(meta)
-        sound(rest, meta)
+    rest = open_checkpoint(meta) if os.path.isfile(meta) else None
+    if rest is not None and not _usable(rest, meta, lost):
+        rest = None
+    if rest is not None:
         pairs = mapping_pairs(merged.tree(rest.root, rest, meta)) or ()
         root |= {k: v for k, v in pairs if isinstance(k, str)}
         changes += _as_lightning(root)
     out = described(folder_material(path, files, checkpoint, root=_tree(root), storages=merged.storages))
     out.changes += changes
-    if flattened and not os.path.isfile(meta):
+    if flattened and rest is None:
         out.left_out.append(("empty dicts and lists", "this layout does not record them"))
     return out
+
+
+def _size(path: str, name: str) -> int:
+    """Bytes of one file.
+
+    Raises:
+        RepairError: It is not there.
+    """
+    try:
+        return os.path.getsize(os.path.join(path, name))
+    except OSError:
+        raise RepairError(path, f"{name} is missing") from None
+
+
+def _need_intact(files: Files, before: int) -> None:
+    """Compare the checksums of what was found since.
+
+    Raises:
+        RepairError: One is wrong.
+    """
+    for place in list(itertools.islice(reversed(files.recorded), len(files.recorded) - before)):
+        if changed(files.recorded[place]):
+            raise RepairError(place[0], damage(files.recorded[place]))
+
+
+def _usable(rest: Checkpoint, meta: str, lost: dict[str, str] | None) -> bool:
+    """Whether ``meta.pt`` is whole.
+
+    Raises:
+        RepairError: It is not, and nothing may be lost.
+    """
+    try:
+        sound(rest, meta)
+    except RepairError as error:
+        if lost is None:
+            raise
+        lost["meta.pt"] = error.reason.removeprefix("nothing is written, ")
+        return False
+    return True
 
 
 def _items(path: str, stored: Value) -> dict[str, list[_Item]]:
@@ -125,9 +196,9 @@ def _value(path: str, files: Files, merged: Merged, name: str, said: Call, items
 
 def _piece(path: str, files: Files, name: str, item: _Item, dtype: str, sizes: tuple[int, ...]) -> Stored:
     """The values of one piece."""
-    file = os.path.join(path, item.file)
-    head = files.read(file, 0, min(16, os.path.getsize(file)))
-    if safetensors.looks_like(head, os.path.getsize(file)):
+    file, size = os.path.join(path, item.file), _size(path, item.file)
+    head = files.read(file, 0, min(16, size))
+    if safetensors.looks_like(head, size):
         # SerializationFormat.SAFETENSORS: the file is one of safetensors, and offsets in the metadata say nothing.
         found = open_checkpoint(file)
         entry = next((t for t in found.tensors if t.key == name), None)

@@ -124,7 +124,7 @@ def sound(checkpoint: Checkpoint, path: str) -> None:
     Raises:
         RepairError: The checkpoint is damaged or incomplete; everything that is missing is named.
     """
-    bad = [p for p in checkpoint.problems if not _expected(p)]
+    bad = [p for p in checkpoint.problems if not expected(p)]
     if not bad and checkpoint.readable and not checkpoint.lost:
         return
     what = [f"{p.record}: {p.message}" if p.record else p.message for p in bad]
@@ -132,11 +132,13 @@ def sound(checkpoint: Checkpoint, path: str) -> None:
     if not what:
         what = ["it holds no objects that a checkpoint would"]
     shown = what if len(what) <= 8 else [*what[:7], f"and {len(what) - 7:,} more"]
-    more = ". --salvage writes what is intact" if checkpoint.tensors and checkpoint.layout in SINGLE else ""
+    can = checkpoint.layout in SINGLE or checkpoint.layout in (Layout.SHARDED, Layout.DCP)
+    more = ". --salvage writes what is intact" if can and checkpoint.tensors else ""
     raise RepairError(path, "nothing is written, it is not whole: " + "; ".join(shown) + more)
 
 
-def _expected(problem: Problem) -> bool:
+def expected(problem: Problem) -> bool:
+    """Whether a problem is none for a copy: that a folder is a folder, for one."""
     return problem.kind in HARMLESS or (
         problem.kind is ProblemKind.UNSUPPORTED and problem.what in ("dcp", "deepspeed", "sharded-index", "hf-pieces")
     )

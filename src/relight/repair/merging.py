@@ -69,7 +69,7 @@ class Merged:
         return tensor_node(entry, key, entry.numel)
 
 
-def stored_of(files: Files, checkpoint: Checkpoint, key: str, path: str, shift: int = 0) -> Stored:
+def stored_of(files: Files, checkpoint: Checkpoint, key: str, path: str, shift: int = 0) -> FileRange | Inflated:
     """The bytes of one storage of a file, or of a part of one.
 
     Raises:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import Call, DictNode, ObjectPath, Persistent, Value, mapping_get, mapping_pairs, nodes
-from relight.reader import checksum
+from relight.reader import checksum, open_checkpoint
 from relight.reader.tensors import StorageClaim, storage_claim
-from relight.repair.material import SINGLE, Material, described, ordered, tensor_node, whole_file
+from relight.repair.dcp_material import of_dcp
+from relight.repair.deepspeed_material import of_deepspeed
+from relight.repair.material import SINGLE, Material, described, expected, ordered, tensor_node, whole_file
+from relight.repair.sharded_material import of_shards
 from relight.repair.stored import Files
 
 _OF_THE_PICKLE = (ProblemKind.PICKLE_MALFORMED, ProblemKind.CRC_MISMATCH, ProblemKind.LIMIT)
@@ -54,14 +58,57 @@ def salvaged(path: str, files: Files, checkpoint: Checkpoint) -> Material:
                 "it is one object, and part of it is gone" if pickle_is_whole else "the pickle that holds it is damaged"
             )
             material.left_out.append(("everything but the tensors of the state_dict", reason))
+    return _told(path, material, checkpoint, lost)
+
+
+def salvaged_folder(path: str, files: Files, checkpoint: Checkpoint) -> Material:
+    """What is intact of a folder, where some of its files are damaged or missing.
+
+    Raises:
+        RepairError: Nothing is, or nothing can be told apart: the layout gives every file a part of every tensor.
+    """
+    lost: dict[str, str] = {}
+    if checkpoint.layout is Layout.DCP:
+        return _told(path, of_dcp(path, files, checkpoint, lost), checkpoint, lost)
+    if checkpoint.layout is Layout.SHARDED:
+        return _told(path, of_shards(path, files, checkpoint, lost), checkpoint, lost)
+    if checkpoint.layout is not Layout.DEEPSPEED:
+        raise RepairError(path, f"nothing of it can be had: it is {checkpoint.problems[0].message}")
+    try:
+        return of_deepspeed(path, files, checkpoint)
+    except RepairError as error:
+        text = "under ZeRO every process has a part of every weight, so nothing of it is salvaged"
+        raise RepairError(path, f"{text}: {error.reason.removeprefix('nothing is written, ')}{_in_use(path)}") from None
+
+
+def _in_use(path: str) -> str:
+    """Where the weights are whole that the model computed with: up to stage 2, the file of model states has them."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if name.startswith("mp_rank_") and name.endswith("_model_states.pt"):
+                file = os.path.join(folder, name)
+                found = open_checkpoint(file)
+                if found.tensors and all(t.numel for t in found.tensors) and not found.problems:
+                    return f". Those that the model computed with are whole in {file}, which can be converted by itself"
+    return ""
+
+
+def _told(path: str, material: Material, checkpoint: Checkpoint, lost: dict[str, str]) -> Material:
+    """A material with what is not in it, and what is wrong with its source.
+
+    Raises:
+        RepairError: It has no weights.
+    """
     material.left_out += sorted(lost.items())
-    problems = list(dict.fromkeys(f"{p.record}: {p.message}" if p.record else p.message for p in checkpoint.problems))
+    wrong = [p for p in checkpoint.problems if not os.path.isdir(path) or not expected(p)]
+    problems = list(dict.fromkeys(f"{p.record}: {p.message}" if p.record else p.message for p in wrong))
     material.changes = [("damage", text) for text in problems[:_MANY]] + material.changes
     if len(problems) > _MANY:
         material.changes.insert(_MANY, ("damage", f"and {len(problems) - _MANY} more"))
     material = described(material)
     if not material.tensors and not material.unplain:
-        raise RepairError(path, "nothing of its weights is intact")
+        why = f": {next(iter(lost.values()))}" if lost else ""
+        raise RepairError(path, f"nothing of its weights is intact{why}")
     return material
 
 

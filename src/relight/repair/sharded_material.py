@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,31 +18,72 @@ from relight.reader.detect import read as read_source
 from relight.reader.folder import Folder
 from relight.repair.material import Material, contiguous, ordered, sound, tensor_node
 from relight.repair.merging import stored_of
+from relight.repair.proving import changed, damage
 from relight.repair.stored import FileRange, Files, Pieces, Run, Stored
 
+_SHARD = re.compile(r"shard-(\d+)-")
 
-def of_shards(path: str, files: Files, checkpoint: Checkpoint) -> Material:
+
+def of_shards(path: str, files: Files, checkpoint: Checkpoint, lost: dict[str, str] | None = None) -> Material:
     """What such a folder is made of.
+
+    Args:
+        path: The folder.
+        files: Opens its files.
+        checkpoint: What was read of it.
+        lost: Where given, the folder may be damaged: gets the tensors that are not whole, and why.
 
     Raises:
         RepairError: It is not whole: what is missing is named.
     """
-    sound(checkpoint, path)
+    if lost is None:
+        sound(checkpoint, path)
+    else:
+        lost |= {t.key: "its values are not all there" for t in checkpoint.lost}
+        lost |= checkpoint.refused
     if any(t.layout == "distributed" for t in checkpoint.tensors):
-        return _of_pieces(path, files, checkpoint)
+        out = _of_pieces(path, files, checkpoint)
+    else:
+        out = _of_whole_tensors(path, files, checkpoint, lost)
+    if checkpoint.problems and checkpoint.problems[0].what == "hf-pieces":
+        shards = {match.group(1) for match in map(_SHARD.search, checkpoint.files) if match is not None}
+        said = f"{len(shards) or 1}, by what is there: this layout does not record how many there were"
+        out.changes.append(("processes", said))
+    return out
+
+
+def _of_whole_tensors(path: str, files: Files, checkpoint: Checkpoint, lost: dict[str, str] | None) -> Material:
     storages: dict[str, Stored] = {}
     read: dict[str, Checkpoint] = {}
+    bad: dict[str, str] = {}
     for key in checkpoint.storages:
         name, _, inner = key.partition(":")
         file = os.path.join(path, name)
         read[name] = read.get(name) or open_checkpoint(file)
-        storages[key] = stored_of(files, read[name], inner, file)
-    odd = next((t for t in checkpoint.tensors if t.storage_id is None or t.layout != "strided"), None)
-    if odd is not None:
-        raise RepairError(path, f"{odd.key} is a {odd.layout} tensor, which is more than a run of values")
+        try:
+            content = stored_of(files, read[name], inner, file)
+        except RepairError:
+            if lost is None:
+                raise
+            continue  # its tensors are not all there, which is known
+        if lost is not None and content.crc is not None and changed(content):
+            bad[key] = damage(content)
+        else:
+            storages[key] = content
+    tensors: list[TensorEntry] = []
+    for t in checkpoint.tensors:
+        reason = bad.get(t.storage_id or "")
+        if t.storage_id is None or t.layout != "strided":
+            reason = f"it is a {t.layout} tensor, which is more than a run of values"
+        if reason is None:
+            tensors.append(t)
+        elif lost is None:
+            raise RepairError(path, f"{t.key}: {reason}")
+        else:
+            lost[t.key] = reason
     numel = {key: s.numel for key, s in checkpoint.storages.items()}
-    root = ordered((t.key, tensor_node(t, t.storage_id or "", numel[t.storage_id or ""])) for t in checkpoint.tensors)
-    return folder_material(path, files, checkpoint, root=root, storages=storages, tensors=checkpoint.tensors)
+    root = ordered((t.key, tensor_node(t, t.storage_id or "", numel[t.storage_id or ""])) for t in tensors)
+    return folder_material(path, files, checkpoint, root=root, storages=storages, tensors=tensors)
 
 
 def folder_material(
