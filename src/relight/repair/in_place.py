@@ -1,8 +1,8 @@
 """``relight fix --in-place``: a new data.pkl and a new directory behind the old end of the file, whose bytes all stay.
 
 The order of writing makes every interruption harmless: a journal says how large the file was before anything is
-appended; the end record, without which no reader finds the new version, comes last. Whoever starts next and finds a
-journal cuts the file back, or drops the journal where all of it is there. Because the old bytes stay, `undo` is a cut as
+appended; the end record, without which no reader finds the new version, comes last; the journal goes once the new version
+is proved. Whoever starts next and finds one cuts the file back. Because the old bytes stay, `undo` is a cut as
 well; and because they stay, nothing that must not stay in a file is ever repaired in this way.
 """
 
@@ -83,6 +83,7 @@ def rewrite_in_place(
             finally:
                 source.close()
             _append(target, path, addition)
+            # The journal stays until all is proved: what is interrupted before that is taken back by the next start.
             try:
                 after, digest = _read_again(path, draft)
                 written = replace(draft.written, path=path, digest=digest, rewritten=addition.records)
@@ -92,8 +93,11 @@ def rewrite_in_place(
                     raise RepairError(path, f"it is what it was, the proof fails: {failed}")
                 if prove is not None:
                     prove(written, checks)
+                _drop_journal(path)
             except BaseException:
                 _cut(target, path, addition.start)
+                with contextlib.suppress(FileNotFoundError):
+                    _drop_journal(path)
                 raise
     finally:
         if collecting:
@@ -244,7 +248,6 @@ def _append(target: int, path: str, addition: _Addition) -> None:
             os.fsync(target)
             _drop_journal(path)
             raise
-        _drop_journal(path)
     except OSError as error:
         raise RepairError(path, f"it cannot be written: {error.strerror or error}") from None
 
@@ -253,14 +256,7 @@ def _append(target: int, path: str, addition: _Addition) -> None:
 
 
 def _write_journal(target: int, path: str, addition: _Addition) -> None:
-    whole = addition.body + addition.end
-    record = {
-        "schema": SCHEMA,
-        "size": addition.start,
-        "tail": _tail(target, addition.start),
-        "appended": len(whole),
-        "sha256": hashlib.sha256(whole).hexdigest(),
-    }
+    record = {"schema": SCHEMA, "size": addition.start, "tail": _tail(target, addition.start)}
     descriptor = os.open(journal_of(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         write_all(descriptor, json.dumps(record).encode() + b"\n", 0)
@@ -291,7 +287,9 @@ def _sync_folder(path: str) -> None:
 
 
 def heal(path: str) -> str:
-    """Finish what an interrupted run left: the file is then wholly the old one, or wholly the new.
+    """Take back what an interrupted run left: the file is then what it was before.
+
+    A journal is there until a repair is proved, so also where all of it was written.
 
     Args:
         path: A file that may have a journal.
@@ -311,16 +309,11 @@ def heal(path: str) -> str:
             # It is written and on the disk before the file is touched: half of it means that the file was not.
             os.unlink(journal)
             return "an interrupted repair had not begun to write"
-        size, appended = record["size"], record["appended"]
-        now = os.fstat(target).st_size
-        if now < size or _tail(target, size) != record["tail"]:
+        size = record["size"]
+        if os.fstat(target).st_size < size or _tail(target, size) != record["tail"]:
             raise RepairError(
                 path, f"{os.path.basename(journal)} was written for another state of it; remove one of the two"
             )
-        if now == size + appended and _sha256(target, size, appended) == record["sha256"]:
-            os.fsync(target)
-            _drop_journal(path)
-            return "an interrupted repair was complete"
         os.ftruncate(target, size)
         os.fsync(target)
         _drop_journal(path)
@@ -334,19 +327,8 @@ def _read_journal(journal: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     good = isinstance(record, dict) and record.get("schema") == SCHEMA
-    good = good and all(type(record.get(k)) is int and record[k] >= 0 for k in ("size", "appended"))
-    return record if good and all(isinstance(record.get(k), str) for k in ("tail", "sha256")) else None
-
-
-def _sha256(target: int, start: int, length: int) -> str:
-    out = hashlib.sha256()
-    while length > 0:
-        data = os.pread(target, min(length, 4 << 20), start)
-        if not data:
-            break
-        out.update(data)
-        start, length = start + len(data), length - len(data)
-    return out.hexdigest()
+    good = good and type(record.get("size")) is int and record["size"] >= 0 and isinstance(record.get("tail"), str)
+    return record if good else None
 
 
 # ---------------------------------------------------------------- back

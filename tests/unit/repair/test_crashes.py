@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from repairing import plan_of, repaired, rows
@@ -184,54 +186,85 @@ def test_holes_stay_holes(tmp_path):
     assert file.exists()
 
 
-# The same for convert: kills itself at the n-th call that changes something on the disk.
+# The same for convert: one process after another, each of which kills itself at the next call that changes something on the
+# disk, before it or when half of it is written.
 CONVERT = """
-import os, signal, sys, tempfile
+import json, os, signal, sys, tempfile
+from relight.repair import copying
 from relight.repair.converting import convert
-left = int(sys.argv[3])
-def deadly(function):
+source, name = sys.argv[1:]
+copying._ONCE = 100_000  # the thread that writes behind has its turns, too
+def deadly(owner, name):
+    function = getattr(owner, name, None)
     def call(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0:
+        left[0] -= 1
+        if left[0] == 0:
+            os.write(said, name.encode())
+            if half and name == "pwrite":
+                function(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*args, **kwargs)
-    return call
-for name in ("pwrite", "copy_file_range", "sendfile", "fsync", "fchmod", "ftruncate", "replace"):
-    if hasattr(os, name):
-        setattr(os, name, deadly(getattr(os, name)))
-tempfile.mkstemp = deadly(tempfile.mkstemp)
-convert(sys.argv[1], sys.argv[2])
-"""
-
-
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_conversions_killed_at_every_step(suffix, tmp_path):
-    """The file that was asked for comes last: where it is, all that belongs to it is there and whole."""
-    file = write(File(tensors={"w": (300, 300)}, extra={"opt": Tensor((300, 300))}), tmp_path / "model.ckpt")
-    before = file.read_bytes()
-    program = tmp_path / "program.py"
-    program.write_text(CONVERT)
-    done = 0
-    for number in range(1, 100):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        output = folder / f"out.{suffix}"
-        command = [sys.executable, str(program), str(file), str(output), str(number)]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert file.read_bytes() == before
-        names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
-        if output.exists():
-            assert names == ({"out.ckpt"} if suffix == "ckpt" else {f"out.{s}" for s in REST})
-            assert convert(str(output), str(folder / "again.ckpt")).proved
-        else:
-            assert names <= {"out.rest.json", "out.rest.safetensors"}
-        if run.returncode == 0:
+    if function is not None:
+        setattr(owner, name, call)
+for half in (False, True):
+    through = 0  # how often the thread had a turn differs: a few runs are to come to their end
+    for number in range(1, 200):
+        folder = f"{number}-{half}"
+        os.mkdir(folder)
+        read, said = os.pipe()
+        child = os.fork()
+        if child == 0:
+            left = [number]
+            for call in ("pwrite", "copy_file_range", "sendfile", "fsync", "fdatasync", "fchmod", "ftruncate", "replace"):
+                deadly(os, call)
+            deadly(tempfile, "mkstemp")
+            convert(source, f"{folder}/{name}")
+            os._exit(0)
+        os.close(said)
+        status = os.waitpid(child, 0)[1]
+        print(json.dumps([folder, os.read(read, 100).decode(), status, sorted(os.listdir(folder))]))
+        os.close(read)
+        through += not os.WIFSIGNALED(status)
+        if through == 4:
             break
-        assert run.returncode == -signal.SIGKILL, run.stderr
-        done += 1
-    assert done >= 6
-    assert output.exists()
+"""
+FOLDERS = Path(__file__).parents[2] / "corpus" / "reader" / "folders"
+
+
+@pytest.mark.parametrize("source", ["a file", "fsdp2"])
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_conversions_killed_at_every_step(suffix, source, tmp_path):
+    """The file that was asked for comes last: where it is, all that belongs to it is there and whole."""
+    if source == "a file":
+        path = write(File(tensors={"w": (300, 300)}, extra={"opt": Tensor((300, 300))}), tmp_path / "model.ckpt")
+    else:
+        path = shutil.copytree(FOLDERS / source, tmp_path / source)
+    before = contents(path)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-c", CONVERT, str(path), f"out.{suffix}"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    steps = [json.loads(line) for line in run.stdout.splitlines()]
+    assert contents(path) == before
+    truth = None
+    whole = ["out.ckpt"] if suffix == "ckpt" else [f"out.{s}" for s in REST]
+    for folder, call, status, found in reversed(steps):
+        assert status == (signal.SIGKILL if call else 0)
+        names = [n for n in found if not n.startswith(".")]
+        assert all(n.endswith(".relight") for n in found if n not in names)
+        if f"out.{suffix}" not in names:
+            assert set(names) <= set(whole) - {f"out.{suffix}"}
+            continue
+        assert names == sorted(whole)
+        made = [(tmp_path / "out" / folder / n).read_bytes() for n in names]
+        assert made == (truth := truth or made), "every one is the same file"
+    assert convert(str(tmp_path / "out" / steps[-1][0] / f"out.{suffix}"), str(tmp_path / "again.ckpt")).proved
+    assert {"pwrite", "fsync", "fchmod", "ftruncate", "replace", "mkstemp"} <= {call for _, call, _, _ in steps}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return {p.name: p.read_bytes() for p in files}
 
 
 REST = ("safetensors", "rest.json", "rest.safetensors")

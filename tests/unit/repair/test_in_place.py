@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -146,82 +147,138 @@ def test_a_proof_that_fails_takes_it_back(file, monkeypatch):
 
 # ---------------------------------------------------------------- interrupted
 
-# Kills itself at the n-th call that changes something on the disk.
+# Each action runs in one process after another, each of which kills itself at the next call that changes something on the
+# disk: before it, when half of it is written, or after it.
 PROGRAM = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[3])
+import contextlib, json, os, signal, sys
+path, support = sys.argv[1:]
+sys.path.insert(0, support)
 from relight.core.edits import RenameKeys
+from relight.core.errors import RepairError
+from relight.repair import in_place
 from repairing import plan_of
-from relight.repair.in_place import rewrite_in_place
-left = int(sys.argv[2])
-plan = plan_of(sys.argv[1], RenameKeys((("net.weight", "head.weight"),)))
-def deadly(function, after):
+
+def contents(name=path):
+    with open(name, "rb") as file:
+        return file.read()
+
+def put(data, journal=None):
+    with open(path, "wb") as file:
+        file.write(data)
+    if journal is not None:
+        with open(in_place.journal_of(path), "wb") as file:
+            file.write(journal)
+
+plan = plan_of(path, RenameKeys((("net.weight", "head.weight"),)))
+old = contents()
+
+def fix():
+    in_place.rewrite_in_place(plan, path)
+
+def refuse(*_):
+    raise RepairError(path, "the proof fails")
+
+def fix_badly():
+    with contextlib.suppress(RepairError):
+        in_place.rewrite_in_place(plan, path, prove=refuse)
+
+fix()
+new = contents()
+put(old)
+
+# A journal and a torn end, as a kill in the middle leaves them.
+drop, in_place._drop_journal = in_place._drop_journal, lambda path: None
+fix()
+journal = contents(in_place.journal_of(path))
+os.unlink(in_place.journal_of(path))
+in_place._drop_journal = drop
+
+def deadly(owner, name, number, when, said):
+    function = getattr(owner, name)
     def call(*args, **kwargs):
-        global left
-        left -= 1
-        if left == 0 and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if left == 0 and function is pwrite:  # half of it is written
-            pwrite(args[0], args[1][: len(args[1]) // 2], args[2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        out = function(*args, **kwargs)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return out
-    return call
-pwrite = os.pwrite
-for name in ("pwrite", "fsync", "unlink", "ftruncate"):
-    setattr(os, name, deadly(getattr(os, name), sys.argv[4] == "after"))
-rewrite_in_place(plan, sys.argv[1])
+        left[0] -= 1
+        if left[0]:
+            return function(*args, **kwargs)
+        os.write(said, name.encode())
+        if when == "half" and name == "pwrite":
+            function(args[0], args[1][: len(args[1]) // 2], args[2])
+        elif when == "after":
+            function(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, call)
+
+torn = old + new[len(old) : len(old) + 500]
+for action, start in ((fix, (old,)), (fix_badly, (old,)), (in_place.heal, (torn, journal)), (in_place.undo, (new,))):
+    for when in ("before", "half", "after"):
+        for number in range(1, 100):
+            put(*start)
+            read, said = os.pipe()
+            child = os.fork()
+            if child == 0:
+                left = [number]
+                for name in ("pwrite", "fsync", "unlink", "ftruncate"):
+                    deadly(os, name, number, when, said)
+                deadly(in_place, "compared", number, when, said)
+                action(*(() if action in (fix, fix_badly) else (path,)))
+                os._exit(0)
+            os.close(said)
+            status = os.waitpid(child, 0)[1]
+            call = os.read(read, 100).decode()
+            os.close(read)
+            journaled = os.path.exists(in_place.journal_of(path))
+            found = contents()
+            healed = in_place.heal(path)
+            state = {old: "old", new: "new"}.get(contents(), "neither")
+            print(json.dumps([action.__name__, when, call, status, journaled, healed, found in (old, new), state]))
+            if not os.WIFSIGNALED(status):
+                break
 """
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_at_every_step(file, tmp_path, when):
-    before = file.read_bytes()
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
+def test_killed_at_every_step(file):
+    """The file is the old one or the new one, wholly; where it is neither for a moment, a journal says how large it was."""
     support = os.path.dirname(sys.modules["repairing"].__file__)
-    outcomes = []
-    for number in range(1, 100):
-        run = subprocess.run(
-            [sys.executable, str(program), str(file), str(number), support, when], capture_output=True, text=True
-        )
-        interrupted = run.returncode != 0
-        assert not interrupted or run.returncode == -signal.SIGKILL, run.stderr
-        journal = os.path.exists(journal_of(str(file)))
-        assert journal or not interrupted or file.read_bytes() == before or next(iter(rows(file))) == "head.weight"
-        healed = heal(str(file))
-        assert bool(healed) == journal
-        assert not os.path.exists(journal_of(str(file)))
-        assert file.read_bytes().startswith(before)
-        now = list(rows(file))
-        outcomes.append(now[0])
-        assert now == ["net.weight", "net.bias"] if file.read_bytes() == before else ["head.weight", "net.bias"]
-        if not interrupted:
-            break
-        file.write_bytes(before)
-    assert outcomes[0] == "net.weight"
-    assert outcomes[-1] == "head.weight"
-    assert len(outcomes) >= 7
+    run = subprocess.run([sys.executable, "-c", PROGRAM, str(file), support], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    steps = [json.loads(line) for line in run.stdout.splitlines()]
+    ends = {}
+    for action, when, call, status, journaled, healed, sound, state in steps:
+        assert status in (0, signal.SIGKILL)
+        assert bool(healed) == journaled
+        assert sound or journaled, "nobody is left with a file that no program reads and nothing mends"
+        assert state in ("old", "new")
+        ends.setdefault((action, when), []).append((call, state))
+    for when in ("before", "half", "after"):
+        calls = [call for call, _ in ends["fix", when]]
+        assert calls[-1] == ""
+        assert calls.count("pwrite") == 3, "the journal, what is appended, and its end"
+        assert calls.index("compared") < calls.index("unlink")
+        # Until it is proved, an interrupted repair is taken back; the old file comes back whenever the proof fails.
+        proved = calls.index("unlink") + (when != "after")
+        assert [state for _, state in ends["fix", when]] == ["old"] * proved + ["new"] * (len(calls) - proved)
+        assert {state for _, state in ends["fix_badly", when]} == {"old"}
+        assert {"ftruncate", "unlink"} <= {call for call, _ in ends["fix_badly", when]}
+        assert {state for _, state in ends["heal", when]} == {"old"}
+        assert {"ftruncate", "unlink"} <= {call for call, _ in ends["heal", when]}
+        undone = [call for call, _ in ends["undo", when]].index("ftruncate") + (when != "after")
+        assert [state for _, state in ends["undo", when]][undone:] == ["old"] * (len(ends["undo", when]) - undone)
+    assert os.listdir(file.parent) == ["model.ckpt"]
 
 
 def test_torn_anywhere(file, monkeypatch):
-    """A power cut may leave any part of what was appended, with holes: only the whole of it counts."""
+    """A power cut may leave any part of what was appended, with holes: while there is a journal, none of it counts."""
     before = file.read_bytes()
     monkeypatch.setattr(in_place, "_drop_journal", lambda path: None)
     repaired(file, RENAME)
     whole, journal = file.read_bytes(), Path(journal_of(str(file))).read_bytes()
     monkeypatch.undo()
-    cuts = [*range(len(before), len(whole), 37), len(whole)]
-    torn = [(whole[:at], at == len(whole)) for at in cuts]
-    torn += [(whole[: len(before)] + bytes(len(whole) - len(before)), False), (whole[:-30] + bytes(30), False)]
-    torn += [(whole + b"\0" * 100, False)]
-    for content, complete in torn:
+    torn = [whole[:at] for at in (*range(len(before), len(whole), 37), len(whole))]
+    torn += [whole[: len(before)] + bytes(len(whole) - len(before)), whole[:-30] + bytes(30), whole + b"\0" * 100]
+    for content in torn:
         file.write_bytes(content)
         Path(journal_of(str(file))).write_bytes(journal)
-        heal(str(file))
-        assert file.read_bytes() == (whole if complete else before)
+        assert heal(str(file)) == "an interrupted repair was taken back"
+        assert file.read_bytes() == before
     # A journal that was not written to its end: the file was not touched yet.
     file.write_bytes(before)
     Path(journal_of(str(file))).write_bytes(journal[:20])
