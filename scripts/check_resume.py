@@ -128,7 +128,9 @@ def main() -> int:
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        versions, rows = compared(jobs(args.corpus.resolve()), args.python, args.corpus.resolve() / "sources", Path(folder))
+        versions, rows = compared(
+            jobs(args.corpus.resolve()), args.python, args.corpus.resolve() / "sources", Path(folder)
+        )
     for row in rows:
         if row["after"]:
             print(f"{row['name']}: {row['after']}  (fix: {row['fix']})")

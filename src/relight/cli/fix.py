@@ -46,7 +46,7 @@ from relight.core.errors import UsageError
     "values",
     metavar="NAME=VALUE",
     multiple=True,
-    help="For a resume: another value for an option of the optimizer, as optimizer.lr=0.001; repeatable.",
+    help="For a resume: another value for an option of optimizers or schedulers, as optimizer.lr=0.001; repeatable.",
 )
 @click.option(
     "--rename",

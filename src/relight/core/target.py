@@ -231,19 +231,50 @@ class OptimizerSpec:
     groups: tuple[GroupSpec, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulerSpec:
+    """A learning rate scheduler as ``configure_optimizers`` makes it.
+
+    Attributes:
+        class_path: ``torch.optim.lr_scheduler.StepLR``.
+        options: Entries of its state that are plain values: ``step_size``, ``gamma``, ``last_epoch`` ...
+        others: Names of the other entries of its state: ``base_lrs`` ...
+    """
+
+    class_path: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"class_path": self.class_path, "options": dict(self.options), "others": list(self.others)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | str) -> SchedulerSpec:
+        """Read the form of `to_dict`; specs of before have a class path only."""
+        if isinstance(data, str):
+            return cls(data)
+        return cls(data["class_path"], dict(data["options"]), tuple(data["others"]))
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Names in its state; empty where that is not known."""
+        return frozenset((*self.options, *self.others))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSpec:
     """What a LightningModule is trained with.
 
     Attributes:
         optimizers: In order.
-        schedulers: Class paths of the schedulers, in order.
+        schedulers: In order.
         automatic: ``automatic_optimization``.
         unknown: Why the rest is not known; empty where it is.
     """
 
     optimizers: tuple[OptimizerSpec, ...] = ()
-    schedulers: tuple[str, ...] = ()
+    schedulers: tuple[SchedulerSpec, ...] = ()
     automatic: bool = True
     unknown: str = ""
 
@@ -261,7 +292,7 @@ class TrainingSpec:
                 }
                 for o in self.optimizers
             ],
-            "schedulers": list(self.schedulers),
+            "schedulers": [s.to_dict() for s in self.schedulers],
             "unknown": self.unknown,
         }
 
@@ -278,7 +309,7 @@ class TrainingSpec:
                 )
                 for o in data["optimizers"]
             ),
-            schedulers=tuple(data["schedulers"]),
+            schedulers=tuple(SchedulerSpec.from_dict(s) for s in data["schedulers"]),
             automatic=bool(data["automatic"]),
             unknown=str(data["unknown"]),
         )

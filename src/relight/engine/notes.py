@@ -11,6 +11,7 @@ from relight.facts import conversions
 from relight.facts.describe import counted, some, tensors
 from relight.facts.facts import Facts
 from relight.facts.optimizers import saved_optimizers
+from relight.facts.schedulers import kinds, other_values, saved_schedulers
 from relight.facts.versions import at_least, release
 
 
@@ -80,6 +81,7 @@ def _optimizers(facts: Facts) -> Iterator[str]:
         return
     training = facts.spec.training
     if training is not None and not training.unknown:
+        yield from _schedulers(facts)
         if facts.states.kind:
             return
         for mine, theirs in zip(saved_optimizers(facts.lightning) or (), training.optimizers, strict=False):
@@ -104,6 +106,27 @@ def _optimizers(facts: Facts) -> Iterator[str]:
                 f"{which} state is for {counted(sum(groups), 'parameter')} in {counted(len(groups), 'group')}, "
                 f"the model has {mine_count:,}: it resumes only if configure_optimizers gives it as many."
             )
+
+
+def _schedulers(facts: Facts) -> Iterator[str]:
+    """Whose schedulers and whose settings win in a resume, where neither raises nor mixes anything up."""
+    training = facts.spec.training
+    saved = saved_schedulers(facts.lightning)
+    specs = () if training is None else training.schedulers
+    if saved and not specs:
+        names = [" or ".join(kinds(s)) or "a scheduler" for s in saved]
+        yield (
+            f"{some(names, 3)} of the file {'is' if len(names) == 1 else 'are'} left out, as configure_optimizers makes "
+            "none: the learning rate stays where the file has it."
+        )
+    if specs and not saved and facts.lightning.has("lr_schedulers"):
+        names = [s.class_path.rpartition(".")[2] for s in specs]
+        yield f"{some(names, 3)} {'begins' if len(names) == 1 else 'begin'} anew: the file has no state of a scheduler."
+    for i, name, before, now in other_values(facts.lightning, specs):
+        yield (
+            f"{name} of {specs[i].class_path.rpartition('.')[2]} is that of the file, {before}, not that of "
+            f"configure_optimizers, {now}: relight fix --for resume --set scheduler.{name}=... decides otherwise."
+        )
 
 
 def _values(values: Sequence[object]) -> str:

@@ -9,6 +9,7 @@ from relight.core.errors import UsageError
 from relight.core.objects import ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.facts.lightning import LightningView
 from relight.facts.resume import RENAMED, Point, fit_loop, written_by
+from relight.facts.schedulers import saved_schedulers, settings
 from relight.facts.versions import at_least
 
 PARTS = ("weights", "optimizer", "loops", "callbacks", "schedulers")
@@ -50,18 +51,24 @@ def options(view: LightningView, values: Mapping[str, object]) -> list[Edit]:
 
     Args:
         view: The file.
-        values: ``optimizer.lr`` and the like, with a number or a truth value.
+        values: ``optimizer.lr``, ``scheduler.gamma`` and the like, with a number or a truth value.
 
     Raises:
-        UsageError: The file's optimizers have no such option.
+        UsageError: The file's optimizers, or schedulers, have no such option.
     """
     edits: list[Edit] = []
     for name, value in values.items():
         owner, _, option = name.partition(".")
-        if owner != "optimizer" or not option:
-            raise UsageError(f"--set {name}: there is no such option", "One of an optimizer: --set optimizer.lr=0.001")
+        if owner not in ("optimizer", "scheduler") or not option:
+            raise UsageError(
+                f"--set {name}: there is no such option",
+                "One of an optimizer or a scheduler: --set optimizer.lr=0.001, --set scheduler.gamma=0.5",
+            )
         if not isinstance(value, (int, float)):
             raise UsageError(f"--set {name}: {value!r} is no number and no truth value")
+        if owner == "scheduler":
+            edits += _settings(view, name, option, value)
+            continue
         found = False
         for i, g, group in _groups(view):
             place = ("optimizer_states", str(i), "param_groups", str(g))
@@ -79,6 +86,25 @@ def options(view: LightningView, values: Mapping[str, object]) -> list[Edit]:
         if option == "lr":
             edits += _schedulers(view, value)
     return edits
+
+
+# What these mean is worked out once, when the scheduler is made, and kept beside them.
+_WORKED_OUT = frozenset({"total_steps", "total_size", "step_ratio"})
+
+
+def _settings(view: LightningView, name: str, option: str, value: bool | float) -> list[Edit]:
+    """A setting of all schedulers that have it."""
+    plain = [
+        {k for k, v in mapping_pairs(state) or () if isinstance(k, str) and k in settings() and type(v) in (int, float)}
+        for state in saved_schedulers(view)
+    ]
+    if option in _WORKED_OUT:
+        raise UsageError(f"--set {name}: what follows from it is in the file as well", "--keep weights,optimizer,loops")
+    if not any(option in names for names in plain):
+        known = sorted(set().union(*plain) - _WORKED_OUT)
+        hint = f"It has {', '.join(known)}." if known else "The file has no such settings."
+        raise UsageError(f"--set {name}: the scheduler in the file has no {option}", hint)
+    return [SetEntry(("lr_schedulers", str(i), option), value) for i, names in enumerate(plain) if option in names]
 
 
 def _schedulers(view: LightningView, lr: bool | float) -> Iterator[Edit]:

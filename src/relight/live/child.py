@@ -1945,14 +1945,16 @@ class Job(object):
                 names.setdefault(id(parameter), name)
             for optimizer in optimizers:
                 out["optimizers"].append(described_optimizer(optimizer, names))
-            out["schedulers"] = [class_path(type(s)) for s in schedulers]
+            out["schedulers"] = [described_scheduler(s) for s in schedulers]
         except Stop:
-            return dict(out, unknown="configure_optimizers calls {}".format(WATCH.stopped_by), optimizers=[])
+            return dict(
+                out, unknown="configure_optimizers calls {}".format(WATCH.stopped_by), optimizers=[], schedulers=[]
+            )
         except Exception as exc:
             reason = "configure_optimizers could not be run here ({}: {})".format(
                 type(exc).__name__, message_of(exc, 200)
             )
-            return dict(out, unknown=reason, optimizers=[])
+            return dict(out, unknown=reason, optimizers=[], schedulers=[])
         return dict(out, unknown="")
 
     def rehearse(self, built):
@@ -2243,6 +2245,23 @@ def described_optimizer(optimizer, names):
             raise ValueError("an optimizer has a parameter that the model has not")
         groups.append({"parameters": parameters, "options": plain, "others": others})
     return {"class_path": class_path(type(optimizer)), "groups": groups}
+
+
+def described_scheduler(scheduler):
+    """The class of a learning rate scheduler and what is in its state: names, and values that are plain."""
+    out = {"class_path": class_path(type(scheduler)), "options": {}, "others": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state = scheduler.state_dict()
+    for key, value in state.items() if isinstance(state, dict) else ():
+        plain = (
+            value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and value - value == 0)
+        )
+        if isinstance(key, str) and plain:
+            out["options"][key] = value
+        elif isinstance(key, str):
+            out["others"].append(key)
+    return out
 
 
 def listed(word, text):
