@@ -49,7 +49,7 @@ def test_what_is_not_kept_begins_anew(tmp_path):
         ({"keep": ["weights", "moments"]}, "no part 'moments'"),
         ({"options": {"optimizer.momentum": 0.9}}, "has no momentum"),
         ({"options": {"lr": 0.9}}, "no such option"),
-        ({"options": {"scheduler.patience": 3}}, "the scheduler in the file has no patience"),
+        ({"options": {"scheduler.step_size": 3}}, "the scheduler in the file has no step_size"),
         ({"options": {"scheduler.total_steps": 3}}, "what follows from it is in the file as well"),
         ({"options": {"optimizer.lr": "high"}}, "no number"),
         ({"keep": ["weights"], "options": {"optimizer.lr": 0.1}}, "contradict"),
