@@ -16,16 +16,14 @@ from relight.core.edits import ArrangeOptimizer, ComputeTensors, ConvertTensors,
 from relight.core.manifest import Manifest
 from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.target import ModelSpec, OptimizerSpec
+from relight.facts.joined_states import ELEMENTWISE, cannot_be_made, states_at
 from relight.facts.lightning import LightningView
 from relight.reader.tensors import REBUILD_NAMES
 
 Shape: TypeAlias = "tuple[int, ...]"
-# States with a value for each of the parameter. Source: torch 2.13, torch/optim: the states that _init_group makes with
-# zeros_like of the parameter; those of Adafactor, for one, have other shapes.
-ELEMENTWISE = frozenset({
-    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "grad_avg", "sum", "exp_inf",
-    "prev", "step_size", "mu", "eta_sum",
-})  # fmt: skip
+# Entries of a state that is one vector over all parameters, kept with the first of them. Source: torch 2.13,
+# torch/optim/lbfgs.py, step.
+_FLAT = frozenset({"d", "prev_flat_grad", "old_dirs", "old_stps"})
 # Options that tell classes of optimizers apart; the class itself is not in a file.
 _TELLING = frozenset({
     "betas", "momentum", "dampening", "alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "lr_decay",
@@ -43,6 +41,8 @@ class Saved:
         shapes: Shape of each parameter as its state shows it, over all groups; None where there is none.
         names: Names of the parameters where the file states them; empty where it does not.
         options: Names of the options of the first group.
+        present: Whether each parameter has a state.
+        flat: Whether there is one state over all parameters, as LBFGS keeps it.
         values: ``lr`` (the one that schedulers begin with, where there are any) and ``weight_decay`` of each group.
     """
 
@@ -51,11 +51,13 @@ class Saved:
     names: tuple[str, ...]
     options: frozenset[str]
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    present: tuple[bool, ...] = ()
+    flat: bool = False
 
     @property
     def steps(self) -> bool:
         """Whether any of its parameters has a state."""
-        return any(s is not None for s in self.shapes)
+        return any(self.present)
 
 
 @dataclass(slots=True)
@@ -93,7 +95,7 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
     if not isinstance(states, ListNode):
         return None
     out = []
-    for state in states.items:
+    for n, state in enumerate(states.items):
         groups = mapping_get(state, "param_groups")
         if not isinstance(groups, ListNode):
             return None
@@ -119,7 +121,13 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
             for name, listed in (("lr", lr), ("weight_decay", decay))
             if all(isinstance(v, (int, float)) for v in listed)
         }
-        out.append(Saved(tuple(sizes), tuple(shapes), whole, frozenset(options), values))
+        each = [dict(mapping_pairs(s) or ()) for s in states_at(view, n)]
+        out.append(
+            Saved(
+                tuple(sizes), tuple(shapes), whole, frozenset(options), values,
+                present=tuple(bool(e) for e in each), flat=any(_FLAT & e.keys() for e in each),
+            )
+        )  # fmt: skip
     return out
 
 
@@ -328,7 +336,16 @@ def _one(
             at += 1
         groups.append(tuple(members))
     used = {p for g in groups for places, _, _ in g for p in places}
-    out.left += [n for i, n in enumerate(names) if i not in used and mine.shapes[i] is not None]
+    if mine.flat and not identical:
+        out.refused = "its state is one vector over all parameters, in the order of then"
+        return kind or "order", None
+    states = states_at(LightningView(checkpoint), index)
+    for places, op, _ in (member for g in groups for member in g):
+        if op != "copy" and places:
+            out.refused = cannot_be_made(checkpoint, [states[p] for p in places], [names[p] for p in places])
+            if out.refused:
+                return kind or "shapes", None
+    out.left += [n for i, n in enumerate(names) if i not in used and mine.present[i]]
     if identical:
         return "", None
     if not kind:

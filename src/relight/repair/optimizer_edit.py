@@ -7,8 +7,7 @@ from typing import TypeAlias
 
 from relight.core.edits import ArrangeOptimizer
 from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_pairs
-from relight.facts.optimizers import ELEMENTWISE
-from relight.reader.tensors import REBUILD_NAMES
+from relight.facts.joined_states import ELEMENTWISE, is_tensor
 
 Conversions: TypeAlias = "dict[str, tuple[tuple[str, ...], str, tuple[int, ...]]]"
 
@@ -52,12 +51,18 @@ def arrange(
         raise Misfit(f"its optimizer {edit.optimizer} has {len(ids)} parameters")
     new: list[tuple[Value, Value]] = []
     number = 0
+    given: set[int] = set()
     for group, wanted in zip(groups.items, edit.groups, strict=True):
         numbers: list[Value] = []
         for sources, op, shape in wanted:
             parts = [at[p] for p in sources]
             if parts and all(part is not None for part in parts):
-                new.append((number, parts[0] if op == "copy" else _made(parts, op, shape, convert)))
+                # What is counted in place must not be counted for two: the second of a pair gets memory of its own.
+                again = not given.isdisjoint(sources)
+                given.update(sources)
+                new.append(
+                    (number, parts[0] if op == "copy" and not again else _made(parts, op, shape, convert, own=again))
+                )
             numbers.append(number)
             number += 1
         own = mapping_pairs(group)
@@ -79,23 +84,34 @@ def _made(
     op: str,
     shape: tuple[int, ...],
     convert: Callable[[Conversions, Mapping[str, Value]], Mapping[str, Value]],
+    *,
+    own: bool,
 ) -> Value:
-    """One state made of those of the parts, as the parameter is made of them; what is no tensor is that of the first."""
+    """One state made of those of the parts, as the parameter is made of them; what is kept once is that of the first.
+
+    Args:
+        parts: States.
+        op: How the parameter is made.
+        shape: Its sizes.
+        convert: Makes tensors of others.
+        own: Whether somebody else has the states of the parts as well.
+    """
     conversions: Conversions = {}
     tensors: dict[str, Value] = {}
     first = mapping_pairs(parts[0]) or []
     for name, value in first:
-        if not isinstance(name, str) or name not in ELEMENTWISE:
-            if isinstance(name, str) and _is_large(value):
+        if not isinstance(name, str) or not is_tensor(value):
+            continue
+        if name not in ELEMENTWISE or op == "copy":
+            sizes = value.args[2] if isinstance(value, Call) and len(value.args) > 2 else None
+            if op != "copy" and sizes != ():
                 raise Misfit(f"{name} of an optimizer's state is not kept value by value, and cannot be joined or cut")
+            if own and isinstance(sizes, tuple):
+                tensors[f"{name}/0"] = value
+                conversions[name] = ((f"{name}/0",), "own", tuple(n for n in sizes if isinstance(n, int)))
             continue
         for i, part in enumerate(parts):
             tensors[f"{name}/{i}"] = mapping_get(part, name)
         conversions[name] = (tuple(f"{name}/{i}" for i in range(len(parts))), op, shape)
     made = convert(conversions, tensors)
     return DictNode([(k, made[k] if isinstance(k, str) and k in made else v) for k, v in first])
-
-
-def _is_large(value: Value) -> bool:
-    """Whether a value is a tensor with more than one value."""
-    return isinstance(value, Call) and value.name in REBUILD_NAMES and len(value.args) > 2 and value.args[2] != ()

@@ -97,6 +97,8 @@ def _apply(step: str, values: Sequence[View | Joined], shape: tuple[int, ...]) -
         raise ValueError(f"{op} takes one tensor")
     if op == "copy":
         return first
+    if op == "own":  # the same values in a storage of its own
+        return Joined((first,), first.shape, -1)
     if isinstance(first, Joined):
         # Parts that are turned before they are put together: the dimension turns with them.
         if op == "transpose":
