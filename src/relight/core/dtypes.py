@@ -6,7 +6,7 @@ safetensors 0.8 for its codes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from relight.core.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
