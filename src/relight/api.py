@@ -1521,7 +1521,8 @@ def spec(
 
     _need_file(hparams_file)
     read = None if checkpoint is None else open_checkpoint(checkpoint)
-    built = _target(target, read, IntentCall.LOAD, None, init or {}, hparams_file, python, announce)
+    # As for a resume, so that what the spec says of the optimizers can be compared as well.
+    built = _target(target, read, IntentCall.RESUME, None, init or {}, hparams_file, python, announce)
     assert built is not None
     if built.spec is None:
         failure = built.failure or BuildFailure(kind=FailureKind.UNKNOWN, message="it could not be built")

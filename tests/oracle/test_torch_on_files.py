@@ -110,9 +110,12 @@ def test_of_two_errors_in_the_pickle_the_first_is_predicted(tensor_first, weight
             dict(parts if tensor_first else reversed(parts)), "model.ckpt", _use_new_zipfile_serialization=not legacy
         )
     report = check(folder / "model.ckpt", intent="weights", weights_only=weights_only)
-    with pytest.raises(Exception) as raised:  # noqa: PT011 (which of several it is, is the question)
+    raised = None
+    try:
         _load("model.ckpt", weights_only)
+    except Exception as error:
+        raised = error
     assert {f.name for f in report.findings} >= {"device-absent"}
     assert report.prediction == next(f.predicts for f in report.findings), "shown first is what is raised first"
-    assert type(raised.value).__name__ == report.prediction.exception.rpartition(".")[2]
-    assert report.prediction.message in str(raised.value)
+    assert type(raised).__name__ == report.prediction.exception.rpartition(".")[2]
+    assert report.prediction.message in str(raised)

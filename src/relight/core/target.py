@@ -209,8 +209,8 @@ class GroupSpec:
 
     Attributes:
         parameters: Their keys, in order.
-        options: Its plain options: ``lr``, ``weight_decay`` ...
-        others: Names of its other options: ``betas`` ...
+        options: Its plain options: ``lr``, ``betas`` (a list) ...
+        others: Names of its other options.
     """
 
     parameters: tuple[str, ...]

@@ -88,10 +88,10 @@ def _optimizers(facts: Facts) -> Iterator[str]:
             for name, saved in mine.values.items():
                 now = [g.options.get(name) for g in theirs.groups]
                 if len(now) == len(saved) and list(saved) != now and None not in now:
-                    yield (
-                        f"{name} is that of the file, {_values(saved)}, not that of configure_optimizers, "
-                        f"{_values(now)}: relight fix --for resume --set optimizer.{name}=... decides otherwise."
-                    )
+                    text = f"{name} is that of the file, {_values(saved)}, not that of configure_optimizers, {_values(now)}"
+                    if all(isinstance(v, (int, float)) for v in saved):
+                        text += f": relight fix --for resume --set optimizer.{name}=... decides otherwise"
+                    yield f"{text}."
         return
     seen: set[str] = set()
     mine_count = 0

@@ -16,6 +16,7 @@ from relight.core.edits import ArrangeOptimizer, ComputeTensors, ConvertTensors,
 from relight.core.manifest import Manifest
 from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.target import ModelSpec, OptimizerSpec
+from relight.facts import data
 from relight.facts.joined_states import ELEMENTWISE, cannot_be_made, states_at
 from relight.facts.lightning import LightningView
 from relight.reader.tensors import REBUILD_NAMES
@@ -29,6 +30,13 @@ _TELLING = frozenset({
     "betas", "momentum", "dampening", "alpha", "centered", "rho", "lambd", "t0", "etas", "step_sizes", "lr_decay",
     "initial_accumulator_value", "momentum_decay", "max_iter", "history_size", "beta2_decay",
 })  # fmt: skip
+# Options of how a step is computed, not of what: torch 2.13, torch/optim/optimizer.py, _foreach_doc and the like.
+_HOW = frozenset({"foreach", "fused", "capturable", "differentiable"})
+# What schedulers put beside the options. Source: torch 2.13, torch/optim/lr_scheduler.py.
+_OF_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"})
+# Source: torch 2.13, torch/optim/optimizer.py, Optimizer.load_state_dict.
+_OTHER_GROUPS = "loaded state dict has a different number of parameter groups"
+_OTHER_SIZES = "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
 _BUFFER_NAMES = frozenset({"running_mean", "running_var", "num_batches_tracked", "position_ids"})
 
 
@@ -41,9 +49,11 @@ class Saved:
         shapes: Shape of each parameter as its state shows it, over all groups; None where there is none.
         names: Names of the parameters where the file states them; empty where it does not.
         options: Names of the options of the first group.
+        values: Options that are plain data in all groups (lists for tuples): the value in each. ``lr`` is the one that
+            schedulers begin with, where there are any.
+        entries: Names in the states of its parameters.
         present: Whether each parameter has a state.
         flat: Whether there is one state over all parameters, as LBFGS keeps it.
-        values: ``lr`` (the one that schedulers begin with, where there are any) and ``weight_decay`` of each group.
     """
 
     sizes: tuple[int, ...]
@@ -51,6 +61,7 @@ class Saved:
     names: tuple[str, ...]
     options: frozenset[str]
     values: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    entries: frozenset[str] = frozenset()
     present: tuple[bool, ...] = ()
     flat: bool = False
 
@@ -73,6 +84,8 @@ class Arrangement:
         moved: (parameter of the file, parameter that gets its state as it is), where they differ.
         without: Parameters that get no state.
         left: Parameters of the file whose state nobody takes.
+        raises: Exception and text of its message where groups or their sizes are others, or where a class finds no state
+            of its own; empty where a resume goes on silently.
         names_first: Whether it is refused only because names of tensors differ, too.
         waits: Whether it rests on tensors that are still to be mended: parameters of another size in the file, or
             tensors of the file that the model has no more and that nobody has left out yet.
@@ -85,6 +98,7 @@ class Arrangement:
     moved: list[tuple[str, str]] = field(default_factory=list)
     without: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    raises: tuple[str, str] = ("", "")
     names_first: bool = False
     waits: bool = False
 
@@ -101,8 +115,7 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
             return None
         found = {k: v for k, v in mapping_pairs(mapping_get(state, "state")) or () if isinstance(k, (int, str))}
         sizes, shapes, names = [], [], []
-        lr: list[Value] = []
-        decay: list[Value] = []
+        plain: dict[str, list[object]] = {}
         for group in groups.items:
             members = mapping_get(group, "params")
             if not isinstance(members, ListNode):
@@ -111,24 +124,31 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
             shapes += [_shape_in(found.get(i)) if isinstance(i, (int, str)) else None for i in members.items]
             named = mapping_get(group, "param_names")
             names += [n for n in named.items if isinstance(n, str)] if isinstance(named, ListNode) else []
-            first = "initial_lr" if mapping_has(group, "initial_lr") else "lr"
-            lr.append(mapping_get(group, first))
-            decay.append(mapping_get(group, "weight_decay"))
+            for key, value in mapping_pairs(group) or ():
+                if isinstance(key, str) and _is_plain(value) and key not in _HOW and key not in _OF_SCHEDULERS:
+                    if key == "lr" and mapping_has(group, "initial_lr"):
+                        value = mapping_get(group, "initial_lr")
+                    plain.setdefault(key, []).append(list(value) if isinstance(value, tuple) else value)
         options = {k for k, _ in mapping_pairs(groups.items[0]) or () if isinstance(k, str)} if groups.items else set()
         whole = tuple(names) if len(names) == sum(sizes) else ()
-        values = {
-            name: tuple(listed)
-            for name, listed in (("lr", lr), ("weight_decay", decay))
-            if all(isinstance(v, (int, float)) for v in listed)
-        }
+        if options & {"max_momentum", "base_momentum"}:  # a scheduler moves these up and down
+            plain = {k: v for k, v in plain.items() if k not in ("momentum", "betas")}
+        values = {name: tuple(listed) for name, listed in plain.items() if len(listed) == len(sizes)}
         each = [dict(mapping_pairs(s) or ()) for s in states_at(view, n)]
+        entries = frozenset(k for e in each for k in e if isinstance(k, str))
         out.append(
             Saved(
-                tuple(sizes), tuple(shapes), whole, frozenset(options), values,
-                present=tuple(bool(e) for e in each), flat=any(_FLAT & e.keys() for e in each),
+                tuple(sizes), tuple(shapes), whole, frozenset(options), values, entries,
+                present=tuple(bool(e) for e in each), flat=bool(_FLAT & entries),
             )
         )  # fmt: skip
     return out
+
+
+def _is_plain(value: Value) -> bool:
+    return isinstance(value, (bool, int, float, str)) or (
+        isinstance(value, tuple) and bool(value) and all(v is None or isinstance(v, (int, float)) for v in value)
+    )
 
 
 def told_by(manifest: Manifest | None) -> tuple[tuple[str, ...], ...]:
@@ -293,18 +313,23 @@ def _one(
     out: Arrangement,
 ) -> tuple[str, Edit | None]:
     """What is wrong with one optimizer, and the edit that mends it."""
-    options = {k for g in theirs.groups for k in (*g.options, *g.others)}
-    if mine.options & _TELLING != options & _TELLING:
-        name = theirs.class_path.rpartition(".")[2]
-        other = sorted(mine.options & _TELLING - options) or sorted(options & _TELLING - mine.options)
-        out.refused = f"the state is not that of {name}, as {other[0]} shows"
-        return "class", None
     kind = ""
     if len(mine.sizes) != len(theirs.groups):
+        kind, raises = "groups", ("ValueError", _OTHER_GROUPS)
+    elif mine.sizes != tuple(len(g.parameters) for g in theirs.groups):
+        kind, raises = "sizes", ("ValueError", _OTHER_SIZES)
+    else:
+        raises = ("", "")
+    other, exception = _of_another_class(mine, theirs)
+    if not out.kind:
+        # Numbers are compared when the state is restored, before anything is looked up in it.
+        out.raises = raises if kind else (exception, "")
+    if other:
+        out.refused = f"the state is not that of {theirs.class_path.rpartition('.')[2]}, as {other} shows"
+        return "class", None
+    if kind == "groups":
         out.refused = f"the file has {len(mine.sizes)} groups of parameters, the optimizer has {len(theirs.groups)}"
-        return "groups", None
-    if mine.sizes != tuple(len(g.parameters) for g in theirs.groups):
-        kind = "sizes"
+        return kind, None
     if not mine.steps and not kind:
         return "", None  # nothing that could go to the wrong one
     names = list(told or mine.names) if len(told or mine.names) == len(mine.shapes) else None
@@ -351,6 +376,24 @@ def _one(
     if not kind:
         kind = "order" if _fits(mine, theirs, spec) else "shapes"
     return kind, ArrangeOptimizer(index, tuple(groups))
+
+
+def _of_another_class(mine: Saved, theirs: OptimizerSpec) -> tuple[str, str]:
+    """The name that shows that a state is not that of a class, and what its next step raises; empty where it takes it."""
+    options = {k for g in theirs.groups for k in (*g.options, *g.others)}
+    more, less = sorted(mine.options & _TELLING - options), sorted(options & _TELLING - mine.options)
+    known = data.load("optimizer_classes")["classes"].get(theirs.class_path)
+    if known is None:
+        return (more or less or [""])[0], "KeyError" if less else ""
+    for name in known["pairs"]:  # taken apart before anything else is looked up
+        if any(not isinstance(v, list) for v in mine.values.get(name, ())):
+            return (more or [name])[0], "TypeError"
+    lacking = sorted(set(known["options"]) - mine.options)
+    if mine.entries:
+        lacking += [e for e in known["states"] if e not in mine.entries]
+    if lacking:
+        return (more or less or lacking)[0], "KeyError"
+    return (more or [""])[0], ""
 
 
 def _fits(mine: Saved, theirs: OptimizerSpec, spec: ModelSpec) -> bool:

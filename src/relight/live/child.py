@@ -2230,14 +2230,21 @@ def configured(value):
     return optimizers, schedulers
 
 
+def is_plain_option(value):
+    """Whether the value of an option can be written down: betas are a tuple of numbers."""
+    return isinstance(value, (bool, int, float, str)) or (
+        isinstance(value, tuple) and bool(value) and all(v is None or isinstance(v, (int, float)) for v in value)
+    )
+
+
 def described_optimizer(optimizer, names):
     """The class of an optimizer, and its groups with the names of their parameters and their plain options."""
     groups = []
     for group in optimizer.param_groups:
         plain = {
-            k: v
+            k: list(v) if isinstance(v, tuple) else v
             for k, v in group.items()
-            if k not in ("params", "param_names") and (v is None or isinstance(v, (bool, int, float, str)))
+            if k not in ("params", "param_names") and (v is None or is_plain_option(v))
         }
         others = [k for k in group if k not in plain and k not in ("params", "param_names")]
         parameters = [names.get(id(p)) for p in group["params"]]

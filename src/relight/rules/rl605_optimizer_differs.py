@@ -14,13 +14,14 @@ from relight.facts.optimizers import Arrangement, saved_optimizers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
 
 _RESUME = Intent(call=IntentCall.RESUME)
+_ADAM = {"lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}
 
 
 def _file(*sizes: int, **options: object) -> File:
     groups = []
     at = 0
     for size in sizes:
-        groups.append({"lr": 0.1, "betas": [0.9, 0.99], **options, "params": list(range(at, at + size))})
+        groups.append({**_ADAM, **options, "params": list(range(at, at + size))})
         at += size
     states = [{"state": {}, "param_groups": groups}] if sizes else []
     return File(extra={"epoch": 0, "global_step": 0, "lr_schedulers": [], "optimizer_states": states})
@@ -34,8 +35,10 @@ def _model(*groups: tuple[str, ...], name: str = "Adam", others: tuple[str, ...]
 def _named(**shapes: tuple[int, ...]) -> File:
     """With the names that torch stores for named parameters, and a moment for each."""
     names = [name.replace("_", ".") for name in shapes]
-    state = {i: {"step": 3, "exp_avg": Tensor(shape)} for i, shape in enumerate(shapes.values())}
-    group = {"lr": 0.1, "betas": [0.9, 0.99], "params": list(range(len(names))), "param_names": names}
+    state = {
+        i: {"step": 3, "exp_avg": Tensor(shape), "exp_avg_sq": Tensor(shape)} for i, shape in enumerate(shapes.values())
+    }
+    group = {**_ADAM, "params": list(range(len(names))), "param_names": names}
     whole = {"epoch": 0, "global_step": 0, "lr_schedulers": []}
     return File(
         tensors=dict(zip(names, shapes.values(), strict=True)),
@@ -61,8 +64,9 @@ class OptimizerDiffers(Rule):
     Why loading fails
     -----------------
     Optimizers keep states by position. Another number of groups or parameters raises ``ValueError`` when they are
-    restored, the state of another class ``KeyError`` at the first step, a moment of another shape ``RuntimeError``
-    there. Where shapes agree, parameters go on with the moments of others, without an error.
+    restored, the state of another class mostly ``KeyError`` then or at the first step, a moment of another shape ``RuntimeError``
+    there. Where shapes agree, parameters go on with the moments of others, without an error; so does a class that finds
+    all that it looks up in the state of another, as Adam does in that of NAdam.
 
     How to fix
     ----------
@@ -200,40 +204,27 @@ class OptimizerDiffers(Rule):
 
 def _told(facts: Facts, found: Arrangement, name: str) -> tuple[str, str, Prediction | None]:
     """The message, the cause, and what raises."""
-    call = facts.call_name
+    exception, text = found.raises
+    raises = Prediction(Stage.RESTORE, facts.call_name, exception, text) if exception else None
     if found.kind == "sizes":
-        text = "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
-        return (
+        message, cause = (
             f"{name} gets another number of parameters than its state in the file is for",
             "optim-group-size",
-            Prediction(Stage.RESTORE, call, "ValueError", text),
         )
-    if found.kind == "groups":
-        text = "loaded state dict has a different number of parameter groups"
-        return (
-            f"{name} gets another number of groups of parameters than its state in the file has",
-            "optim-n-groups",
-            Prediction(Stage.RESTORE, call, "ValueError", text),
-        )
-    if found.kind == "class":
-        return (
-            f"the optimizer's state in the file is not that of {name}",
-            "optim-class-changed",
-            Prediction(Stage.RESTORE, call, "KeyError", ""),
-        )
-    if found.kind == "shapes":
-        return (
-            "parameters get the optimizer's state of others, of another shape",
-            "optim-param-order",
-            Prediction(Stage.RESTORE, call, "RuntimeError", ""),
-        )
-    if found.kind == "count":
-        return (
-            "the file has another number of optimizers: the rest starts anew, or is left out",
-            "silent-optimizer-count",
-            None,
-        )
-    return "parameters go on with the optimizer's state of others", "silent-optimizer-order", None
+    elif found.kind == "groups":
+        message = f"{name} gets another number of groups of parameters than its state in the file has"
+        cause = "optim-n-groups"
+    elif found.kind == "class":
+        message, cause = f"the optimizer's state in the file is not that of {name}", "optim-class-changed"
+    elif found.kind == "shapes":
+        message, cause = "parameters get the optimizer's state of others, of another shape", "optim-param-order"
+        raises = Prediction(Stage.RESTORE, facts.call_name, "RuntimeError", "")
+    elif found.kind == "count":
+        message = "the file has another number of optimizers: the rest starts anew, or is left out"
+        cause = "silent-optimizer-count"
+    else:
+        message, cause = "parameters go on with the optimizer's state of others", "silent-optimizer-order"
+    return message, cause, raises
 
 
 def _fixes(found: Arrangement) -> list[Fix]:

@@ -16,7 +16,8 @@ def file(folder, tensors, moments, sizes=None):
     """A file whose Adam has moments of these shapes, in groups of these sizes."""
     groups, at = [], 0
     for size in sizes or [len(moments)]:
-        groups.append({"lr": 0.1, "betas": [0.9, 0.99], "params": list(range(at, at + size))})
+        options = {"lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}
+        groups.append({**options, "params": list(range(at, at + size))})
         at += size
     state = {i: {"step": 3, "exp_avg": Tensor(s), "exp_avg_sq": Tensor(s)} for i, s in enumerate(moments)}
     extra = {"optimizer_states": [{"state": state, "param_groups": groups}], "lr_schedulers": []}
