@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from relight.core.edits import ConvertTensors, Plan
+from relight.core.edits import ConvertTensors, Plan, RenameKeys
 from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec, ParamSpec, TrainingSpec
 from relight.facts.optimizers import arrange
 from relight.reader import open_checkpoint
@@ -181,3 +181,41 @@ def test_a_state_is_given_twice_with_memory_of_its_own():
     old.load_state_dict(state)
     steps(then, old, 1)
     assert old.state[then["q.weight"]]["step"].item() == 3
+
+
+@pytest.mark.parametrize("now", [["b.weight", "q.weight"], ["q.weight", "b.weight"]])
+def test_states_by_name_follow_the_names(now, tmp_path):
+    """As sharded strategies keep them; torch itself gives them out by position all the same."""
+    then = parameters("b.weight", "q.weight")
+    old = MAKE["Adam"](then.values())
+    steps(then, old, 3)
+    path = saved(tmp_path, then, old)
+    root = torch.load(path, weights_only=True)
+    (states,) = root["optimizer_states"]
+    names = list(then)
+    states["state"] = {names[i]: s for i, s in states["state"].items()}
+    states["param_groups"][0]["params"] = names
+    torch.save(root, path)
+    renamed = RenameKeys((("q.weight", "k.weight"),))
+    model = parameters(*("k.weight" if n == "q.weight" else n for n in now))
+    new = MAKE["Adam"](model.values())
+    found = arrange(open_checkpoint(path), spec(model, new), (renamed,))
+    assert found.kind == ("" if now == names else "shapes")
+    rewrite(planned(path, renamed, *found.edits), str(path), str(tmp_path / "c.ckpt"))
+    (states,) = torch.load(tmp_path / "c.ckpt", weights_only=True)["optimizer_states"]
+    assert states["param_groups"][0]["params"] == [0, 1]
+    new.load_state_dict(states)
+    assert torch.equal(new.state[model["k.weight"]]["exp_avg"], old.state[then["q.weight"]]["exp_avg"])
+    assert torch.equal(new.state[model["b.weight"]]["exp_avg"], old.state[then["b.weight"]]["exp_avg"])
+
+
+def test_names_of_a_part_of_the_model_are_no_names_of_the_file(tmp_path):
+    """``Adam(self.net.named_parameters())`` stores names without the prefix."""
+    then = parameters("b.weight", "q.weight")
+    old = torch.optim.Adam([(n.partition(".")[2] + n[0], p) for n, p in then.items()], lr=0.1)
+    steps(then, old, 3)
+    path = saved(tmp_path, then, old)
+    assert arrange(open_checkpoint(path), spec(then, old), ()).kind == ""
+    model = parameters("q.weight", "b.weight")
+    found = arrange(open_checkpoint(path), spec(model, MAKE["Adam"](model.values())), ())
+    assert (found.kind, found.without) == ("shapes", [])

@@ -94,3 +94,23 @@ def relight_command(capsys):
         return run.says(*shlex.split(command)[1:])
 
     return paste
+
+
+def test_a_folder_of_shards_as_one_file_into_a_renamed_model(corpus, tmp_path):
+    """Its states are by name; the names change with those of the model, and torch's own optimizer takes them."""
+    folder = corpus / "reader" / "folders" / "model_parallel_sharded"
+    relight.convert(folder, "one.ckpt")
+    (tmp_path / "renamed.py").write_text(
+        "import models\n\n\nclass Model(models.PlainMLP):\n    def __init__(self, **how):\n        super().__init__(**how)\n"
+        "        self.body = self.net\n        del self.net\n\n    def forward(self, x):\n        return self.body(x)\n"
+    )
+    receipt = relight.fix("one.ckpt", "copy.ckpt", target="renamed.py:Model", intent="resume")
+    assert (receipt.left, receipt.verdict) == ((), "loads")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        after = train(model_named("renamed:Model")(), tmp_path / "copy.ckpt", tmp_path)
+    finally:
+        sys.path.remove(str(tmp_path))
+        del sys.modules["renamed"]
+    then = train(model_named("models:PlainMLP")(), tmp_path / "one.ckpt", tmp_path)
+    assert (after.at, after.losses) == (then.at, then.losses)

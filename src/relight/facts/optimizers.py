@@ -17,6 +17,7 @@ from relight.core.manifest import Manifest
 from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.target import ModelSpec, OptimizerSpec
 from relight.facts import data
+from relight.facts.describe import counted
 from relight.facts.joined_states import ELEMENTWISE, cannot_be_made, states_at
 from relight.facts.lightning import LightningView
 from relight.reader.tensors import REBUILD_NAMES
@@ -48,6 +49,7 @@ class Saved:
         sizes: Number of parameters in each group.
         shapes: Shape of each parameter as its state shows it, over all groups; None where there is none.
         names: Names of the parameters where the file states them; empty where it does not.
+        by_name: Whether the states are kept by these names instead of by numbers, as sharded strategies do.
         options: Names of the options of the first group.
         values: Options that are plain data in all groups (lists for tuples): the value in each. ``lr`` is the one that
             schedulers begin with, where there are any.
@@ -64,6 +66,7 @@ class Saved:
     entries: frozenset[str] = frozenset()
     present: tuple[bool, ...] = ()
     flat: bool = False
+    by_name: bool = False
 
     @property
     def steps(self) -> bool:
@@ -122,7 +125,7 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
                 return None
             sizes.append(len(members.items))
             shapes += [_shape_in(found.get(i)) if isinstance(i, (int, str)) else None for i in members.items]
-            named = mapping_get(group, "param_names")
+            named = members if _texts(members) else mapping_get(group, "param_names")
             names += [n for n in named.items if isinstance(n, str)] if isinstance(named, ListNode) else []
             for key, value in mapping_pairs(group) or ():
                 if isinstance(key, str) and _is_plain(value) and key not in _HOW and key not in _OF_SCHEDULERS:
@@ -140,6 +143,7 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
             Saved(
                 tuple(sizes), tuple(shapes), whole, frozenset(options), values, entries,
                 present=tuple(bool(e) for e in each), flat=bool(_FLAT & entries),
+                by_name=bool(whole) and all(_texts(mapping_get(g, "params")) for g in groups.items),
             )
         )  # fmt: skip
     return out
@@ -149,6 +153,11 @@ def _is_plain(value: Value) -> bool:
     return isinstance(value, (bool, int, float, str)) or (
         isinstance(value, tuple) and bool(value) and all(v is None or isinstance(v, (int, float)) for v in value)
     )
+
+
+def _texts(members: Value) -> bool:
+    """Whether a group lists its parameters by name."""
+    return isinstance(members, ListNode) and bool(members.items) and all(isinstance(m, str) for m in members.items)
 
 
 def told_by(manifest: Manifest | None) -> tuple[tuple[str, ...], ...]:
@@ -202,7 +211,9 @@ def arrange(
     out = Arrangement()
     if len(saved) != len(training.optimizers):
         out.kind = "count"
-        out.refused = f"the file has {len(saved)} optimizers, configure_optimizers makes {len(training.optimizers)}"
+        out.refused = (
+            f"the file has {counted(len(saved), 'optimizer')}, configure_optimizers makes {len(training.optimizers)}"
+        )
         return out
     made: list[Edit] = []
     for i, (mine, theirs) in enumerate(zip(saved, training.optimizers, strict=True)):
@@ -328,11 +339,16 @@ def _one(
         out.refused = f"the state is not that of {theirs.class_path.rpartition('.')[2]}, as {other} shows"
         return "class", None
     if kind == "groups":
-        out.refused = f"the file has {len(mine.sizes)} groups of parameters, the optimizer has {len(theirs.groups)}"
+        out.refused = (
+            f"the file has {counted(len(mine.sizes), 'group')} of parameters, the optimizer has {len(theirs.groups)}"
+        )
         return kind, None
     if not mine.steps and not kind:
         return "", None  # nothing that could go to the wrong one
-    names = list(told or mine.names) if len(told or mine.names) == len(mine.shapes) else None
+    # Names are those of tensors of the file, or of something else: of a part of the model, which was asked for its own.
+    here = {t.key for t in checkpoint.tensors}
+    known = (list(n) for n in (told, mine.names) if len(n) == len(mine.shapes) and here.issuperset(n))
+    names = next(known, None)
     if names is None:
         names, why = _names(mine, theirs, checkpoint, spec, origin)
         if names is None:
@@ -372,7 +388,9 @@ def _one(
                 return kind or "shapes", None
     out.left += [n for i, n in enumerate(names) if i not in used and mine.present[i]]
     if identical:
-        return "", None
+        # By position they are right; a sharded strategy looks for names, which are those of then.
+        renamed = mine.by_name and names != [k for g in theirs.groups for k in g.parameters]
+        return "", ArrangeOptimizer(index, tuple(groups)) if renamed else None
     if not kind:
         kind = "order" if _fits(mine, theirs, spec) else "shapes"
     return kind, ArrangeOptimizer(index, tuple(groups))

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 
 from relight.core.finding import Confidence, Evidence, Finding, Fix, FixKind, Severity
 from relight.core.manifest import listed
-from relight.core.target import Intent, IntentCall
+from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, TrainingSpec
 from relight.facts.facts import Facts
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, manifest
 
 _RESUME = Intent(call=IntentCall.RESUME)
 _TWO = {"a.weight": (2, 2), "b.weight": (2, 2)}
+_ADAM = TrainingSpec(
+    optimizers=(
+        OptimizerSpec("torch.optim.adam.Adam", (GroupSpec(("a.weight", "b.weight"), {"lr": 0.1}, ("betas",)),)),
+    )
+)
 _SWAPPED = {"b.weight": (2, 2), "a.weight": (2, 2)}
 
 
@@ -21,7 +26,8 @@ class OptimizerOrder(Rule):
     What it checks
     --------------
     Where an optimizer was made of all parameters in the order of the model, as by ``self.parameters()``: whether the model
-    of today has the same parameters in the same order. It is asked for a resume only.
+    of today has the same parameters in the same order. It is asked for a resume only, and where nobody could ask
+    configure_optimizers: what that makes need not follow the model, and ``optimizer-differs`` compares it itself.
 
     Why loading fails
     -----------------
@@ -63,6 +69,12 @@ class OptimizerOrder(Rule):
             model=Model(params=_SWAPPED),
         ),
         Silent(
+            name="two layers changed places, and the optimizer of today has the order of then",
+            file=File(tensors=_TWO, extra=manifest(parameters=["a.weight", "b.weight"])),
+            model=Model(params=_SWAPPED, training=_ADAM),
+            intent=_RESUME,
+        ),
+        Silent(
             name="an optimizer with an order of its own",
             file=File(tensors=_TWO, extra=manifest(parameters=["a.weight", "b.weight"], groups=[[[1, 1], [0, 0]]])),
             model=Model(params=_SWAPPED),
@@ -72,7 +84,8 @@ class OptimizerOrder(Rule):
 
     def check(self, facts: Facts) -> Iterator[Finding]:
         """One finding for the first optimizer that takes the model's own order."""
-        if facts.intent.call is not IntentCall.RESUME:
+        known = facts.spec.training is not None and not facts.spec.training.unknown
+        if facts.intent.call is not IntentCall.RESUME or known:
             return
         training = facts.manifest.part("training")
         before = [str(n) for n in listed(training.get("parameters"))]
