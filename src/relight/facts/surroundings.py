@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from relight.core.dataclass import dataclass
 from relight.core.manifest import Manifest
 from relight.core.target import Environment
 from relight.facts.describe import some
