@@ -460,7 +460,8 @@ def write_baseline(path: str | os.PathLike[str], report: Report) -> Report:
         UsageError: The file is there and is no baseline.
         OSError: It cannot be written.
     """
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.core.finding import Suppressed, Suppression
     from relight.engine import baseline as baselines
 
@@ -583,7 +584,8 @@ def fix(
         RepairError: There is nothing that can be repaired, the plan is for another file, the copy cannot be written,
             or the proof fails. Then there is no copy.
     """
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.core.errors import NothingToRepair, RepairError, UsageError
     from relight.repair import in_place as inplace
     from relight.repair import proof
@@ -858,8 +860,8 @@ def _for_target(
 ) -> Conversion:
     """A checkpoint of Lightning for a target: made beside the new file, and given its name once it loads."""
     import tempfile
+    from dataclasses import replace
 
-    from relight.core.dataclass import replace
     from relight.core.errors import ConversionError, RepairError
     from relight.core.finding import Verdict
     from relight.repair import converting
@@ -950,8 +952,8 @@ def load(
             and ``prove`` does not hold.
     """
     import warnings
+    from dataclasses import replace
 
-    from relight.core.dataclass import replace
     from relight.core.edits import LoadReport
     from relight.core.errors import LoadError, SourceError
     from relight.core.safety import Safety
@@ -1047,7 +1049,8 @@ def report_of(model: object) -> LoadReport:
     Raises:
         UsageError: It was not loaded by `load`, in this process.
     """
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.core.errors import UsageError
 
     try:
@@ -1104,7 +1107,8 @@ def _load_repaired(
     error: Exception,
 ) -> tuple[ModelT, LoadReport]:
     """Load what did not load, with repairs in memory; where that does not help, say why."""
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.core.edits import LoadReport
     from relight.core.errors import LoadError, RelightError
     from relight.live.failure import built_model
@@ -1204,7 +1208,8 @@ def _load_rest(
     model: ModelT,
 ) -> tuple[ModelT, LoadReport]:
     """After a load that was not strict: load again where a repair brings in what was left out, and say what was."""
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.core.edits import LoadReport
     from relight.live.loading import downloaded, opened, target_here
     from relight.reader.detect import read
@@ -1305,7 +1310,8 @@ def explain_failure(error: BaseException) -> Report | None:
 
 def _as_planned(asked: _Asked, plan: Plan, written: Written, before: Report, again: Checkpoint, target: Target) -> bool:
     """Whether what was to go is gone and nothing new has come up, as `fix` asks of a copy."""
-    from relight.core.dataclass import replace
+    from dataclasses import replace
+
     from relight.repair import proof
 
     target = replace(target, rehearsal=None, loaded=None, replay=None)  # those were of the file as it is

@@ -6,13 +6,13 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from relight import api
 from relight.cli import options
-from relight.core.dataclass import dataclass
 from relight.report import text
 
 FILES = Path(__file__).parent / "demo_files"

@@ -57,9 +57,8 @@ def command(
 
 
 def _matching(checkpoint: Checkpoint, pattern: str) -> Checkpoint:
+    from dataclasses import replace
     from fnmatch import fnmatchcase
-
-    from relight.core.dataclass import replace
 
     wild = any(c in pattern for c in "*?[")
     return replace(

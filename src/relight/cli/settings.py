@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.core.errors import UsageError
 
 _INTENTS = ("load", "resume", "weights")

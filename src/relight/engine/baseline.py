@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.core.errors import UsageError
 from relight.core.finding import Finding, Severity
 

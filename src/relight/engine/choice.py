@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
-from relight.core.dataclass import dataclass, field
 from relight.core.finding import Finding, Suppressed, Suppression
 from relight.engine.baseline import Baseline
 from relight.rulekit.registry import rules_named

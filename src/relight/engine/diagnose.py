@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from relight.core.dataclass import replace
 from relight.core.errors import MissingFact
 from relight.core.finding import (
     Confidence,

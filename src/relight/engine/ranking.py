@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from relight.core.dataclass import dataclass
 from relight.core.errors import MissingFact
 from relight.core.finding import Report, Severity, Verdict
 from relight.facts.facts import Facts

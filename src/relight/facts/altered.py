@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.errors import SourceError
 from relight.core.manifest import Manifest
 from relight.reader import fingerprint

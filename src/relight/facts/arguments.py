@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from dataclasses import dataclass
 
-from relight.core.dataclass import dataclass
 from relight.core.objects import Value
 from relight.core.target import InitParam, InitSignature, Intent
 from relight.facts.lightning import LightningView

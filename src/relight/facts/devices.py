@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.objects import Persistent, walk
 from relight.core.target import Environment, Intent, IntentCall
 from relight.facts import data

@@ -7,10 +7,10 @@ import operator
 import os
 from array import array
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.core.objects import Value
 from relight.facts.brief import brief

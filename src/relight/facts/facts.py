@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout
-from relight.core.dataclass import replace
 from relight.core.edits import Edit, RenameKeys
 from relight.core.errors import MissingFact
 from relight.core.finding import Prediction, Stage

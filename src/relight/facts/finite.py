@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
+from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import SourceError
 from relight.reader.source import open_local

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.target import ModelSpec, ParamSpec, Rehearsal
 from relight.facts.versions import at_least
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from relight.core.dataclass import dataclass
 from relight.core.manifest import FunctionMake, Make, ModuleMake
 from relight.core.target import ModelSpec
 from relight.facts import data

@@ -6,8 +6,9 @@ anything is copied), and torch.nn.Module.load_state_dict, which copies into the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.core.target import Environment, ModelSpec
 from relight.facts.devices import Placement

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, Layout
-from relight.core.dataclass import dataclass
 from relight.core.objects import DictNode, Global, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.facts import data
 from relight.facts.lightning import VERSION_KEY, LightningView

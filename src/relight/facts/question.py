@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from relight.core.dataclass import dataclass, field
 from relight.core.target import Intent, IntentCall
 
 LEFT_OUT = object()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.manifest import Manifest, listed, number
 from relight.core.target import Replay
 from relight.reader.fingerprint import span_of

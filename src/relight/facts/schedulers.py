@@ -7,10 +7,10 @@ class is there. What tells classes apart are the entries of the state: the class
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from relight.core.dataclass import dataclass
 from relight.core.objects import ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.target import SchedulerSpec
 from relight.facts import data

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from relight.core.dataclass import dataclass
+from dataclasses import dataclass
+
 from relight.core.manifest import Manifest
 from relight.core.target import Environment
 from relight.facts.describe import some

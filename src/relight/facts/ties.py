@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import SourceError
 from relight.core.target import ModelSpec

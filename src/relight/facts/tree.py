@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from relight.core.checkpoint import TensorEntry
-from relight.core.dataclass import dataclass, field
 
 Signature: TypeAlias = tuple[object, ...]
 _DEPTH = 60

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.finding import Prediction, Stage
 from relight.core.objects import Call, Global, Value, walk
 from relight.core.target import Environment

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.errors import UsageError
 from relight.core.manifest import Make
 from relight.core.target import (

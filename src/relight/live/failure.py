@@ -6,10 +6,10 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.core.errors import RelightError
 from relight.core.target import IntentCall
 from relight.facts.versions import at_least

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from relight.core.dataclass import dataclass, field
 from relight.core.manifest import KEY, SCHEMA
 from relight.core.target import BuildFailure, InitParam, Intent, Rehearsal, TrainingSpec
 

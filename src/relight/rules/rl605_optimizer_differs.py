@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from relight.core.dataclass import replace
 from relight.core.edits import SetEntry
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
 from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, TrainingSpec

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from relight.core.dataclass import replace
 from relight.core.errors import MissingFact
 from relight.core.finding import Finding
 from relight.core.manifest import Make

@@ -9,8 +9,8 @@ import io
 import struct
 import tarfile
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.rulekit.example import Ref
 from relight.testing.pickle_writer import PickleWriter

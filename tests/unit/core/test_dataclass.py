@@ -132,15 +132,13 @@ def test_every_class_has_the_signature_and_the_fields_of_the_standard_library():
     assert in_place.Written in classes
     assert converting.Conversion in classes
     for cls in classes:
-        namespace = {"__annotations__": {}}
-        for base in reversed(cls.__mro__):
-            if "_dataclass" not in vars(base):
-                continue
-            for name, one in base._dataclass.own.items():
-                given = {k: v for k in ("default", "default_factory") if (v := getattr(one, k)) is not own._ABSENT}
-                namespace["__annotations__"][name] = base._dataclass.annotations[name]
-                namespace[name] = dataclasses.field(**given, kw_only=one.kw_only)
-        twin = dataclasses.dataclass(type(cls.__name__, (), namespace))
+        known = cls._dataclass
+        namespace = {"__annotations__": known.annotations}
+        for name, one in known.own.items():
+            given = {k: v for k in ("default", "default_factory") if (v := getattr(one, k)) is not own._ABSENT}
+            namespace[name] = dataclasses.field(**given)
+        keyword = next(iter(known.own.values())).kw_only
+        twin = dataclasses.dataclass(kw_only=keyword)(type(cls.__name__, (), namespace))
         assert str(inspect.signature(cls)) == str(inspect.signature(twin)), cls
         assert [(f.name, f.type) for f in dataclasses.fields(cls)] == [
             (f.name, f.type) for f in dataclasses.fields(twin)

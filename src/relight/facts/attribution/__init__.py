@@ -8,9 +8,9 @@ ones before it left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass, replace
 from relight.core.target import ModelSpec
 from relight.facts.arguments import Arguments, follows
 from relight.facts.attribution import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.target import ModelSpec, ParamSpec
 from relight.facts.keys import KeyDiff, Mismatch
 

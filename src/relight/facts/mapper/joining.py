@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from relight.core.dataclass import dataclass, field
 from relight.facts.mapper.alignment import distance
 from relight.facts.mapper.pairs import LEVELS, Pair
 from relight.facts.mapper.rules import Item, Rule, parts_of, step

@@ -6,9 +6,9 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from relight.core.dataclass import dataclass, field
 from relight.facts.mapper.words import numbers, stripped, vocabulary, words
 
 _SUFFIX = re.compile(r"(.+?)_(weight|bias)s?((?:_[a-z]*l\d+(?:_reverse)?)?)$")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from relight.core.dataclass import dataclass
 from relight.facts.mapper import joining
 from relight.facts.mapper.alignment import distance, tokens, windows
 from relight.facts.mapper.formulas import Example, fit

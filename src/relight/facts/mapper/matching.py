@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from relight.core.dataclass import dataclass, field
 from relight.facts.mapper.assignment import assign
 from relight.facts.mapper.layers import Layer, Level, rank
 from relight.facts.mapper.words import vocabulary

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.facts.mapper import leftovers
 from relight.facts.mapper.matching import Match
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-
-from relight.core.dataclass import dataclass
 
 HOLE = re.compile(r"\{([^{}]*)\}")
 _LIST = r"\d+(?:,\d+)*"

@@ -9,9 +9,9 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, TensorEntry
-from relight.core.dataclass import replace
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import SourceError
 from relight.facts.mapper.pairs import KeyMap, Pair
