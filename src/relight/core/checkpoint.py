@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from relight.core.dataclass import dataclass, field
 from relight.core.objects import Call, Global, ObjectPath, Persistent, Value
 
 _NOTEBOOK_ROWS = 30

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
-
-from relight.core.dataclass import dataclass
 
 CONVERSION_SCHEMA = "relight/convert/1"
 

@@ -6,7 +6,7 @@ safetensors 0.8 for its codes.
 
 from __future__ import annotations
 
-from relight.core.dataclass import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ is one edit, and no edit sees what another has made. A plan is for one file, whi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-from relight.core.dataclass import dataclass
 
 if TYPE_CHECKING:
     from relight.core.finding import Report

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.core.edits import Edit, edit_to_dict
 from relight.core.safety import Safety
 

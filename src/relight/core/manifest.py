@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
-
-from relight.core.dataclass import dataclass, field
 
 SCHEMA = "relight/manifest/1"
 # The key in the checkpoint's dictionary; in a plain state_dict, the key in its `_metadata`.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.manifest import Make
 
 SPEC_SCHEMA = "relight/spec/1"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass
 from relight.core.objects import Call, DictNode, Global, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.facts import data
 

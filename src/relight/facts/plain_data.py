@@ -11,9 +11,9 @@ import math
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from relight.core.dataclass import dataclass, field
 from relight.core.objects import (
     Call,
     DictNode,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from relight.core.checkpoint import Checkpoint, Layout, Pickled, ProblemKind
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME, dtype_named
 from relight.core.objects import (
     Call,

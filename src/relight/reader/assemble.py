@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import (
     Checkpoint,
@@ -14,7 +15,6 @@ from relight.core.checkpoint import (
     StorageEntry,
     TensorEntry,
 )
-from relight.core.dataclass import dataclass, field
 from relight.core.objects import Call, ObjectPath, Persistent, Value, mapping_get, mapping_pairs
 from relight.reader import sparse
 from relight.reader.limits import Limits

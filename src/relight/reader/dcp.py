@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, StreamFacts, TensorEntry
-from relight.core.dataclass import dataclass, replace
 from relight.core.errors import SourceError
 from relight.core.objects import Call, DictNode, ObjectPath, Value, mapping_get, mapping_pairs
 from relight.reader import safetensors

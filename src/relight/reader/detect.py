@@ -5,9 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind
-from relight.core.dataclass import replace
 from relight.core.objects import Value
 from relight.reader import recovery, remote, safetensors, tar_member, torch_file, torch_tar
 from relight.reader.archive import Archive

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout, Pickled, Problem, ProblemKind, StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.errors import SourceError
 from relight.reader.limits import Limits
 from relight.reader.source import ByteSource, LocalSource

@@ -12,10 +12,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from importlib.machinery import EXTENSION_SUFFIXES
 
-from relight.core.dataclass import dataclass
 from relight.core.errors import UsageError
 from relight.core.target import Environment
 

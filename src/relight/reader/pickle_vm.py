@@ -11,10 +11,10 @@ from __future__ import annotations
 import gc
 import struct
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import Pickled, Problem, ProblemKind, Sighting, StreamFacts
-from relight.core.dataclass import dataclass
 from relight.core.objects import Call, DictNode, Global, ListNode, Persistent, Value
 from relight.reader import pickle_args as arg
 from relight.reader.limits import DEFAULT_LIMITS, Limits

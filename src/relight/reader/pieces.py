@@ -14,10 +14,10 @@ import math
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.errors import SourceError
 from relight.core.objects import ObjectPath
 from relight.reader import safetensors

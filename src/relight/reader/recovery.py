@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Record, Span, StorageEntry
-from relight.core.dataclass import replace
 from relight.reader.archive import Archive
 from relight.reader.assemble import Storages, assemble, claims, unusable
 from relight.reader.limits import Limits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, ProblemKind, TensorEntry
-from relight.core.dataclass import replace
 from relight.core.objects import ListNode, ObjectPath, Value, mapping_get, mapping_pairs
 from relight.reader import dcp, pieces
 from relight.reader.folder import Folder, ReadFile, plain_name

@@ -7,9 +7,8 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from relight.core.dataclass import dataclass
 
 # Where other people's code lives, or none at all.
 _SKIPPED = frozenset({"node_modules", "site-packages", "dist-packages", "__pycache__", "venv", "env", "build", "dist"})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import Pickled, Problem, ProblemKind, Record, Span
-from relight.core.dataclass import dataclass, field
 from relight.reader.limits import Limits
 from relight.reader.nested import Finder
 from relight.reader.pickle_vm import Decoded, decode

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME, BY_STORAGE, dtype_named
 from relight.core.objects import Call, Global, ListNode, ObjectPath, Persistent, SetNode, Value, mapping_pairs
 from relight.reader.limits import DEFAULT_LIMITS, Limits

@@ -6,9 +6,9 @@ Source: ``torch/serialization.py`` (``_save``, ``_legacy_save``, ``_legacy_load`
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Span, StorageEntry
-from relight.core.dataclass import replace
 from relight.core.objects import ListNode, Value, mapping_get, mapping_pairs
 from relight.reader.archive import Archive
 from relight.reader.assemble import Storages, assemble, claims, unusable

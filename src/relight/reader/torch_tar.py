@@ -9,9 +9,9 @@ Source: ``legacy_load`` in ``torch/serialization.py`` of torch 2.13, which still
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Record, Span, StorageEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.dtypes import BY_NAME, BY_STORAGE
 from relight.core.objects import Call, Global, ListNode, Opaque, Persistent, Value, mapping_get
 from relight.reader.assemble import Storages, assemble, unusable

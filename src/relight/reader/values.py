@@ -10,10 +10,10 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.reader.source import ByteSource
 

@@ -6,10 +6,10 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, Record, TensorEntry
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import UsageError
 from relight.reader import checksum, torch_tar, values

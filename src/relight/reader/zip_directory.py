@@ -6,10 +6,10 @@ Format: PKWARE's application note, sections 4.3 (headers), 4.4 (fields) and 4.5.
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from relight.core.checkpoint import Problem, ProblemKind
-from relight.core.dataclass import dataclass
 from relight.reader.limits import Limits
 from relight.reader.source import ByteSource
 

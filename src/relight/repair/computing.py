@@ -14,10 +14,10 @@ import sys
 import zlib
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from relight.core.checkpoint import TensorEntry
-from relight.core.dataclass import dataclass
 from relight.core.dtypes import BY_NAME
 from relight.repair import tensor_values
 from relight.repair.tensor_values import Joined, View, view_of

@@ -7,9 +7,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from relight.core.dataclass import dataclass
 from relight.core.errors import RepairError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.dataclass import dataclass, field
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_has, mapping_pairs

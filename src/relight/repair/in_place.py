@@ -17,10 +17,10 @@ import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from relight.core.checkpoint import Checkpoint, Layout
-from relight.core.dataclass import dataclass, replace
 from relight.core.edits import MakePlain, Plan, Written
 from relight.core.errors import RepairError
 from relight.core.safety import Safety

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import Checkpoint, Layout, Problem, ProblemKind, StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import Call, Global, ObjectPath, Persistent, Value, mapping_get, mapping_pairs, nodes

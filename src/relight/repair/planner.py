@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from relight.core.dataclass import replace
 from relight.core.edits import (
     AddNames,
     ArrangeOptimizer,

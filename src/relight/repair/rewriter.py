@@ -13,9 +13,9 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from relight.core.checkpoint import Checkpoint, Layout, Record, StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass, field, replace
 from relight.core.edits import (
     AddNames,
     ArrangeOptimizer,

@@ -13,9 +13,9 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.dtypes import BY_NAME
 from relight.core.errors import RepairError
 from relight.core.objects import Call, ObjectPath, Persistent, nodes, walk

@@ -10,9 +10,9 @@ import os
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from relight.core.dataclass import dataclass
 from relight.core.errors import RepairError, SourceError
 from relight.reader.source import LocalSource
 

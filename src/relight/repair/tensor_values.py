@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from relight.core.checkpoint import TensorEntry
-from relight.core.dataclass import dataclass, replace
 from relight.core.dtypes import BY_NAME
 
 

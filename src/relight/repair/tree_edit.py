@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from relight.core.checkpoint import StorageEntry, TensorEntry
-from relight.core.dataclass import dataclass, field
 from relight.core.dtypes import BY_NAME
 from relight.core.edits import (
     AddNames,
