@@ -1810,13 +1810,13 @@ def _planned(
 
     made = planner.plan(report, digest_of(path), allow)
     if intent == "resume":
-        made = planner.with_states(made, _arrangement(path, target, made))
+        made = planner.with_states(made, _arrangement(path, target, made, allow))
     if keep or options:
         made = planner.with_wishes(made, _wishes(path, report, intent, keep, options))
     return made
 
 
-def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOptimizer]:
+def _arrangement(path: str, target: Target | None, made: Plan, allow: Sequence[str]) -> list[ArrangeOptimizer]:
     """What gives each state of an optimizer to its parameter, as the other edits of a plan name and make parameters."""
     from relight.core.edits import ArrangeOptimizer
     from relight.facts import optimizers
@@ -1829,7 +1829,9 @@ def _arrangement(path: str, target: Target | None, made: Plan) -> list[ArrangeOp
     if not checkpoint.readable or checkpoint.state_dict_path is None:
         return []
     found = optimizers.arrange(checkpoint, target.spec, made.edits, optimizers.told_by(manifest_of(checkpoint)))
-    return [] if found.waits else [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
+    if found.waits or (found.options_asked and "regroup-optimizer" not in allow):
+        return []
+    return [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
 
 
 def _wishes(

@@ -178,16 +178,18 @@ class MakePlain:
 
 @dataclass(frozen=True, slots=True)
 class ArrangeOptimizer:
-    """The states of an optimizer are given to the parameters of another order, or other groups, of the same number.
+    """The states of an optimizer are given to the parameters of another order, or of other groups.
 
     Attributes:
         optimizer: Which of ``optimizer_states``.
         groups: For each parameter of each group: positions of the parameters in the file, over all groups, whose states
             make its own (none: it starts without), the op as in `ConvertTensors`, and its shape.
+        options_of: For each group, the group of the file whose options it has; empty where they are as many.
     """
 
     optimizer: int
     groups: tuple[tuple[tuple[tuple[int, ...], str, tuple[int, ...]], ...], ...]
+    options_of: tuple[int, ...] = ()
 
 
 Edit: TypeAlias = (
@@ -287,6 +289,7 @@ def _check(edit: Edit) -> None:
     elif isinstance(edit, ArrangeOptimizer):
         members = [m for g in edit.groups for m in g] if isinstance(edit.groups, tuple) else [()]
         good = type(edit.optimizer) is int and edit.optimizer >= 0
+        good = good and isinstance(edit.options_of, tuple) and all(type(n) is int and n >= 0 for n in edit.options_of)
         good = good and all(
             isinstance(m, tuple)
             and len(m) == 3

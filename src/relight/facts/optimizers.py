@@ -15,11 +15,12 @@ from relight.core.checkpoint import Checkpoint
 from relight.core.edits import ArrangeOptimizer, ComputeTensors, ConvertTensors, DropKeys, Edit, RenameKeys
 from relight.core.manifest import Manifest
 from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
-from relight.core.target import ModelSpec, OptimizerSpec
+from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec
 from relight.facts import data
 from relight.facts.describe import counted
 from relight.facts.joined_states import ELEMENTWISE, cannot_be_made, states_at
 from relight.facts.lightning import LightningView
+from relight.facts.regrouping import regroup
 from relight.reader.tensors import REBUILD_NAMES
 
 Shape: TypeAlias = "tuple[int, ...]"
@@ -90,6 +91,7 @@ class Arrangement:
         raises: Exception and text of its message where groups or their sizes are others, or where a class finds no state
             of its own; empty where a resume goes on silently.
         names_first: Whether it is refused only because names of tensors differ, too.
+        options: What sets the options of groups that are others than those of the file.
         waits: Whether it rests on tensors that are still to be mended: parameters of another size in the file, or
             tensors of the file that the model has no more and that nobody has left out yet.
     """
@@ -104,6 +106,12 @@ class Arrangement:
     raises: tuple[str, str] = ("", "")
     names_first: bool = False
     waits: bool = False
+    options: list[Edit] = field(default_factory=list)
+
+    @property
+    def options_asked(self) -> bool:
+        """Whether groups are others, so that somebody has to say whose options they get."""
+        return any(isinstance(e, ArrangeOptimizer) and e.options_of for e in self.edits)
 
 
 def saved_optimizers(view: LightningView) -> list[Saved] | None:
@@ -222,11 +230,15 @@ def arrange(
             out.kind, out.at = kind, i
         if edit is not None:
             made.append(edit)
-    if out.kind in ("sizes", "order", "shapes") and _open(checkpoint, spec, edits, origin, out.without):
+    if (
+        out.kind in ("sizes", "order", "shapes", "groups")
+        and not out.refused
+        and _open(checkpoint, spec, edits, origin, out.without)
+    ):
         out.refused = "which tensors of the file some parameters are is still open"
         out.names_first = True
     out.waits = bool(out.refused) or _unsettled(checkpoint, spec, edits, origin, out)
-    out.edits = () if out.refused else tuple(made)
+    out.edits = () if out.refused else (*made, *out.options)
     return out
 
 
@@ -339,16 +351,10 @@ def _one(
         out.refused = f"the state is not that of {theirs.class_path.rpartition('.')[2]}, as {other} shows"
         return "class", None
     if kind == "groups":
-        out.refused = (
-            f"the file has {counted(len(mine.sizes), 'group')} of parameters, the optimizer has {len(theirs.groups)}"
-        )
-        return kind, None
+        return kind, _regrouped(index, mine, theirs, checkpoint, spec, origin, told, out)
     if not mine.steps and not kind:
         return "", None  # nothing that could go to the wrong one
-    # Names are those of tensors of the file, or of something else: of a part of the model, which was asked for its own.
-    here = {t.key for t in checkpoint.tensors}
-    known = (list(n) for n in (told, mine.names) if len(n) == len(mine.shapes) and here.issuperset(n))
-    names = next(known, None)
+    names = _stated(mine, checkpoint, told)
     if names is None:
         names, why = _names(mine, theirs, checkpoint, spec, origin)
         if names is None:
@@ -394,6 +400,65 @@ def _one(
     if not kind:
         kind = "order" if _fits(mine, theirs, spec) else "shapes"
     return kind, ArrangeOptimizer(index, tuple(groups))
+
+
+def _stated(mine: Saved, checkpoint: Checkpoint, told: Sequence[str]) -> list[str] | None:
+    """Names that somebody wrote down; None where nobody did.
+
+    They are those of tensors of the file, or of something else: of a part of the model, which was asked for its own.
+    """
+    here = {t.key for t in checkpoint.tensors}
+    known = (list(n) for n in (told, mine.names) if len(n) == len(mine.shapes) and here.issuperset(n))
+    return next(known, None)
+
+
+def _regrouped(
+    index: int,
+    mine: Saved,
+    theirs: OptimizerSpec,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    origin: Mapping[str, _Origin],
+    told: Sequence[str],
+    out: Arrangement,
+) -> Edit | None:
+    """What gives each state to its parameter in other groups, and sets their options beside it."""
+    view = LightningView(checkpoint)
+    counts = f"the file has {counted(len(mine.sizes), 'group')} of parameters, the optimizer has {len(theirs.groups)}"
+    names = _stated(mine, checkpoint, told)
+    if names is None and len(mine.sizes) == 1:
+        # All of them in one group: in the order of the model, whatever groups it has now.
+        whole = OptimizerSpec(theirs.class_path, (_one_group(theirs, spec),))
+        names, _ = _names(mine, whole, checkpoint, spec, origin)
+    if names is None or mine.flat:
+        out.refused = f"{counts}; which parameters were in which is not in the file"
+        return None
+    position = {name: i for i, name in enumerate(names)}
+    groups: list[tuple[tuple[tuple[int, ...], str, Shape], ...]] = []
+    for group in theirs.groups:
+        found = [(key, *origin.get(key, ((), "copy", ()))) for key in group.parameters]
+        if any(op != "copy" for _, _, op, _ in found):
+            out.refused = f"{counts}, and some are made of others"
+            return None
+        places = [
+            (key, tuple(position[s] for s in sources if s in position), shape) for key, sources, _, shape in found
+        ]
+        out.without += [key for key, at, _ in places if not at]
+        groups.append(tuple((at, "copy", shape) for _, at, shape in places))
+    used = {p for g in groups for at, _, _ in g for p in at}
+    out.left += [n for i, n in enumerate(names) if i not in used and mine.present[i]]
+    options = regroup(view, index, theirs, [[p for at, _, _ in g for p in at] for g in groups], mine.sizes)
+    if options.refused:
+        out.refused = f"{counts}; {options.refused}"
+        return None
+    out.options += options.edits
+    return ArrangeOptimizer(index, tuple(groups), options.options_of)
+
+
+def _one_group(theirs: OptimizerSpec, spec: ModelSpec) -> GroupSpec:
+    """All parameters of an optimizer in the order of the model."""
+    mine = {k for g in theirs.groups for k in g.parameters}
+    return GroupSpec(tuple(p.key for p in spec.params if p.key in mine))
 
 
 def _of_another_class(mine: Saved, theirs: OptimizerSpec) -> tuple[str, str]:

@@ -38,7 +38,13 @@ def arrange(
     optimizer = states.items[edit.optimizer]
     groups, old = mapping_get(optimizer, "param_groups"), mapping_get(optimizer, "state")
     pairs = mapping_pairs(old)
-    if not isinstance(groups, ListNode) or pairs is None or len(groups.items) != len(edit.groups):
+    options_of = edit.options_of or tuple(range(len(edit.groups)))
+    fitting = isinstance(groups, ListNode) and len(groups.items) == len(edit.groups)
+    if edit.options_of:
+        fitting = (
+            isinstance(groups, ListNode) and max(options_of) < len(groups.items) and len(options_of) == len(edit.groups)
+        )
+    if not isinstance(groups, ListNode) or pairs is None or not fitting:
         raise Misfit(f"its optimizer {edit.optimizer} has other groups")
     ids: list[Value] = []
     for group in groups.items:
@@ -52,7 +58,8 @@ def arrange(
     new: list[tuple[Value, Value]] = []
     number = 0
     given: set[int] = set()
-    for group, wanted in zip(groups.items, edit.groups, strict=True):
+    made: list[Value] = []
+    for group, wanted in zip((groups.items[i] for i in options_of), edit.groups, strict=True):
         numbers: list[Value] = []
         for sources, op, shape in wanted:
             parts = [at[p] for p in sources]
@@ -69,9 +76,15 @@ def arrange(
         if own is None or not isinstance(group, (DictNode, Call)):
             raise Misfit(f"its optimizer {edit.optimizer} has other groups")
         # Names that newer torch stores are those of the parameters of then; positions are what counts.
-        group.pairs = [(k, ListNode(list(numbers)) if k == "params" else v) for k, v in own if k != "param_names"]
+        own = [(k, ListNode(list(numbers)) if k == "params" else v) for k, v in own if k != "param_names"]
+        if edit.options_of:
+            made.append(DictNode(own))
+        else:
+            group.pairs = own
     if not isinstance(old, (DictNode, Call)):
         raise Misfit(f"its optimizer {edit.optimizer} has no states")
+    if edit.options_of:
+        groups.items = made
     old.pairs = new
     if isinstance(old, Call) and old.name != "collections.defaultdict":
         old.args = ()

@@ -77,8 +77,16 @@ def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
     """The plan with the states of optimizers given to the parameters as its other edits name and make them."""
     if any(isinstance(e, SetEntry) and e.path == ("optimizer_states",) for e in made.edits):
         return made  # they are left out on request
-    others = tuple(e for e in made.edits if not isinstance(e, ArrangeOptimizer))
-    made = replace(made, edits=(*others, *arrangement))
+    others = [e for e in made.edits if not isinstance(e, ArrangeOptimizer)]
+    # Options are those of the new groups: they are set once these are there, and go where they do not come.
+    by_group = [
+        e
+        for e in others
+        if isinstance(e, SetEntry) and len(e.path) > 1 and e.path[0] in ("optimizer_states", "lr_schedulers")
+    ]
+    without_schedulers = any(isinstance(e, SetEntry) and e.path == ("lr_schedulers",) for e in others)
+    kept = [e for e in by_group if e.path[0] == "optimizer_states" or not without_schedulers] if arrangement else []
+    made = replace(made, edits=(*(e for e in others if e not in by_group), *arrangement, *kept))
     if arrangement:
         return made
     # What was to arrange them rests on names that this plan does not make.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from relight.core.edits import SetEntry
 from relight.core.finding import Applicability, Confidence, Evidence, Finding, Fix, FixKind, Prediction, Severity, Stage
 from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, TrainingSpec
-from relight.facts.describe import some
+from relight.facts.describe import listed, some
 from relight.facts.facts import Facts
 from relight.facts.optimizers import Arrangement, saved_optimizers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
@@ -70,8 +70,9 @@ class OptimizerDiffers(Rule):
 
     How to fix
     ----------
-    Write a copy in which each state goes with its parameter; parameters that are new start without one. Where the
-    class or its groups are others, leave the state out, and start the optimizer anew.
+    Write a copy in which each state goes with its parameter; parameters that are new start without one. Where groups are
+    others, options stay those of the file, save for those in which the groups of today differ; where it is not in the
+    file which parameters were in which group, or the class is another one, leave the state out, and start anew.
 
     References
     ----------
@@ -233,12 +234,22 @@ def _fixes(found: Arrangement) -> list[Fix]:
         note = None
         if found.left:
             note = f"The state of {some(found.left, 3)} is left out: the optimizer has no such parameter."
+        if found.options_asked:
+            own = sorted(
+                {e.path[-1] for e in found.edits if isinstance(e, SetEntry) and e.path[0] == "optimizer_states"}
+            )
+            told = "Options are those of the file"
+            told += f"; {listed(own)}, in which the groups differ, those of the code." if own else " in all groups."
+            note = f"{told} {note}" if note else told
         fixes.append(
             Fix(
-                title="Write a copy in which each state goes with its parameter:",
+                title="Write a copy with the groups of today, in which each state goes with its parameter:"
+                if found.options_asked
+                else "Write a copy in which each state goes with its parameter:",
                 kind=FixKind.FILE,
-                applicability=Applicability.SAFE,
+                applicability=Applicability.MANUAL if found.options_asked else Applicability.SAFE,
                 edits=found.edits,
+                allow="regroup-optimizer" if found.options_asked else None,
                 note=note,
             )
         )
