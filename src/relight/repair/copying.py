@@ -19,7 +19,8 @@ BUFFER = 4 << 20
 BLOCK = 4096  # of the file systems that share blocks between files (XFS, btrfs), by default
 _SHARED = 1 << 20  # a range that is worth two calls
 _SUFFIX = ".relight"
-_ONCE = 32 << 20  # bytes asked of the kernel at once, so that progress can be shown and the disk can begin
+_ONCE = 32 << 20  # bytes asked of the kernel at once, so that progress can be shown
+_BEHIND = 128 << 20  # bytes after which the disk begins; each sync costs the file system a commit of its journal
 # What the kernel says where it cannot copy between these two files: then the next way is tried.
 _NOT_THIS_WAY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ETXTBSY, errno.EPERM, errno.EIO}
@@ -140,7 +141,7 @@ class WriteBehind:
     def wrote(self, count: int) -> None:
         """So many bytes more have been written."""
         self._waiting += count
-        if self._waiting >= _ONCE:
+        if self._waiting >= _BEHIND:
             self._waiting = 0
             if self._thread is None:
                 import threading

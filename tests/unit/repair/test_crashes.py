@@ -193,7 +193,7 @@ import json, os, signal, sys, tempfile
 from relight.repair import copying
 from relight.repair.converting import convert
 source, name = sys.argv[1:]
-copying._ONCE = 100_000  # the thread that writes behind has its turns, too
+copying._BEHIND = 100_000  # the thread that writes behind has its turns, too
 def deadly(owner, name):
     function = getattr(owner, name, None)
     def call(*args, **kwargs):
