@@ -120,3 +120,23 @@ def test_no_scheduler_any_more(saved, tmp_path, monkeypatch):
         assert (report.verdict.value, report.findings) == ("loads", ())
         assert any(n.startswith("StepLR of the file is left out") for n in report.notes)
         assert fit(net.Net(), tmp_path, 4, saved).optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 8)
+
+
+@pytest.mark.parametrize("then", [STEP, "[]"], ids=["StepLR before", "none before"])
+def test_a_schedule_that_looks_things_up_in_the_optimizer(then, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with module(tmp_path, "then", then) as net:
+        fit(net.Net(), tmp_path, 3).save_checkpoint("model.ckpt")
+    with module(tmp_path, "of_cycle", "[lambda o: s.OneCycleLR(o, 0.2, total_steps=9)]") as net:
+        report = relight.check("model.ckpt", target="of_cycle.py:Net", intent="resume")
+        assert report.prediction.exception == "KeyError"
+        with pytest.raises(KeyError) as error:
+            fit(net.Net(), tmp_path, 4, "model.ckpt")
+        assert str(error.value) == report.prediction.message
+        receipt = relight.fix(
+            "model.ckpt", "c.ckpt", target="of_cycle.py:Net", intent="resume", allow=["begin-schedule"]
+        )
+        assert (receipt.left, receipt.verdict) == ((), "loads")
+        trainer = fit(net.Net(), tmp_path, 4, "c.ckpt")
+        fresh = fit(net.Net(), tmp_path, 1)  # as many steps of the schedule
+        assert trainer.optimizers[0].param_groups[0]["lr"] == fresh.optimizers[0].param_groups[0]["lr"]

@@ -21,6 +21,7 @@ from relight.facts.describe import counted
 from relight.facts.joined_states import ELEMENTWISE, cannot_be_made, states_at
 from relight.facts.lightning import LightningView
 from relight.facts.regrouping import regroup
+from relight.facts.schedulers import OF_GROUPS
 from relight.reader.tensors import REBUILD_NAMES
 
 Shape: TypeAlias = "tuple[int, ...]"
@@ -34,8 +35,6 @@ _TELLING = frozenset({
 })  # fmt: skip
 # Options of how a step is computed, not of what: torch 2.13, torch/optim/optimizer.py, _foreach_doc and the like.
 _HOW = frozenset({"foreach", "fused", "capturable", "differentiable"})
-# What schedulers put beside the options. Source: torch 2.13, torch/optim/lr_scheduler.py.
-_OF_SCHEDULERS = frozenset({"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"})
 # Source: torch 2.13, torch/optim/optimizer.py, Optimizer.load_state_dict.
 _OTHER_GROUPS = "loaded state dict has a different number of parameter groups"
 _OTHER_SIZES = "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
@@ -136,7 +135,7 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
             named = members if _texts(members) else mapping_get(group, "param_names")
             names += [n for n in named.items if isinstance(n, str)] if isinstance(named, ListNode) else []
             for key, value in mapping_pairs(group) or ():
-                if isinstance(key, str) and _is_plain(value) and key not in _HOW and key not in _OF_SCHEDULERS:
+                if isinstance(key, str) and _is_plain(value) and key not in _HOW and key not in OF_GROUPS:
                     if key == "lr" and mapping_has(group, "initial_lr"):
                         value = mapping_get(group, "initial_lr")
                     plain.setdefault(key, []).append(list(value) if isinstance(value, tuple) else value)

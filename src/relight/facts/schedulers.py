@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from relight.core.edits import SetEntry
 from relight.core.objects import ListNode, Value, mapping_get, mapping_has, mapping_pairs
-from relight.core.target import SchedulerSpec
+from relight.core.target import SchedulerSpec, TrainingSpec
 from relight.facts import data
 from relight.facts.lightning import LightningView
 from relight.facts.versions import at_least
+
+# What schedulers put beside the options of an optimizer. Source: torch 2.13, torch/optim/lr_scheduler.py, swa_utils.py.
+OF_GROUPS = frozenset({"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,23 @@ class Pairing:
     foreign: tuple[str, ...]
     taken: tuple[str, ...]
     raises: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What a scheduler has put into the groups of its optimizer, and a resume takes away again: the file's have none.
+
+    Attributes:
+        name: The class: ``OneCycleLR``.
+        first: What it asks for first.
+        names: All that the groups of the file lack.
+        edits: What gives the groups of the file these entries, with the values of the code.
+    """
+
+    name: str
+    first: str
+    names: tuple[str, ...]
+    edits: tuple[SetEntry, ...]
 
 
 @cache
@@ -92,6 +113,41 @@ def changed(view: LightningView, specs: Sequence[SchedulerSpec], torch: str | No
             )
         )
     return out
+
+
+def lacking(view: LightningView, training: TrainingSpec) -> Lacking | None:
+    """Entries of the optimizers' groups that a scheduler of today looks up, where a resume takes them away.
+
+    ``Optimizer.load_state_dict`` replaces groups by those of the file, after the constructor of the scheduler.
+
+    Args:
+        view: The file.
+        training: What ``configure_optimizers`` makes.
+    """
+    asking = {_torch_name(s.class_path) or "": s for s in training.schedulers}
+    wanted = {name: c["looks_up"] for name, c in _classes().items() if name in asking and "looks_up" in c}
+    states = view.get("optimizer_states")
+    if not wanted or not isinstance(states, ListNode) or len(states.items) != len(training.optimizers):
+        return None
+    edits: list[SetEntry] = []
+    gone: set[str] = set()
+    for i, (state, optimizer) in enumerate(zip(states.items, training.optimizers, strict=True)):
+        groups = mapping_get(state, "param_groups")
+        listed = groups.items if isinstance(groups, ListNode) else []
+        if len(listed) != len(optimizer.groups):
+            continue
+        for g, (group, now) in enumerate(zip(listed, optimizer.groups, strict=True)):
+            place = ("optimizer_states", str(i), "param_groups", str(g))
+            for name in sorted(OF_GROUPS & now.options.keys()):
+                if not mapping_has(group, name):
+                    gone.add(name)
+                if mapping_get(group, name) != now.options[name]:  # initial_lr may be that of another schedule
+                    edits.append(SetEntry((*place, name), now.options[name]))
+    for name, entries in wanted.items():
+        first = next((e for e in entries if e in gone), None)
+        if first is not None:
+            return Lacking(name, first, tuple(sorted(gone)), tuple(edits))
+    return None
 
 
 def other_values(view: LightningView, specs: Sequence[SchedulerSpec]) -> list[tuple[int, str, object, object]]:

@@ -9,7 +9,7 @@ from relight.core.finding import Applicability, Confidence, Evidence, Finding, F
 from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, SchedulerSpec, TrainingSpec
 from relight.facts.describe import counted, listed
 from relight.facts.facts import Facts
-from relight.facts.schedulers import Pairing, changed, kinds, saved_schedulers
+from relight.facts.schedulers import Lacking, Pairing, changed, kinds, lacking, saved_schedulers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _RESUME = Intent(call=IntentCall.RESUME)
@@ -18,8 +18,9 @@ _STEP = {"step_size": 1, "gamma": 0.5, **_BASE}
 _OTHERS = ("base_lrs", "_last_lr")
 
 
-def _file(*states: dict[str, object]) -> File:
-    group = {"lr": 0.05, "initial_lr": 0.1, "betas": [0.9, 0.99], "params": [0, 1]}
+def _file(*states: dict[str, object], **entries: object) -> File:
+    group = {"lr": 0.05, "initial_lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0, "params": [0, 1]}
+    group.update(entries)
     whole = {"epoch": 0, "global_step": 0, "optimizer_states": [{"state": {}, "param_groups": [group]}]}
     return File(extra={**whole, "lr_schedulers": list(states)})
 
@@ -33,6 +34,13 @@ def _model(*schedulers: SchedulerSpec) -> Model:
 def _spec(name: str, *others: str, **options: object) -> SchedulerSpec:
     options = {"last_epoch": 0, "_step_count": 1, **options}
     return SchedulerSpec(f"torch.optim.lr_scheduler.{name}", options, (*_OTHERS, *others))
+
+
+def _one_cycle() -> Model:
+    entries = {"lr": 0.1, "initial_lr": 0.01, "max_lr": 0.1, "min_lr": 0.001}
+    group = GroupSpec(("net.weight", "net.bias"), entries, ("betas", "eps", "weight_decay"))
+    made = OptimizerSpec("torch.optim.adam.Adam", (group,))
+    return Model(training=TrainingSpec(optimizers=(made,), schedulers=(_spec("OneCycleLR", total_steps=20),)))
 
 
 _STEPS = _spec("StepLR", step_size=1, gamma=0.5)
@@ -53,6 +61,8 @@ class SchedulerDiffers(Rule):
     Mostly it does not: Lightning pairs schedulers by position and stops where one side ends, and torch lays the state
     over the attributes of whatever class is there. Entries of the same name (``gamma``, ``eta_min``, ``factor``) are
     taken over with another meaning. LambdaLR, SequentialLR and some more ask for an entry of their own: ``KeyError``.
+    OneCycleLR and SWALR keep some of theirs in the groups of the optimizer, which are then those of the file: ``KeyError``
+    at the first step, also where the file has no schedulers at all.
 
     How to fix
     ----------
@@ -96,6 +106,22 @@ class SchedulerDiffers(Rule):
             oracle=False,
         ),
         Fires(
+            name="StepLR, now OneCycleLR, which looks things up in the optimizer",
+            file=_file(_STEP),
+            model=_one_cycle(),
+            intent=_RESUME,
+            cause="sched-class-changed",
+            oracle=False,
+        ),
+        Fires(
+            name="no scheduler, now OneCycleLR",
+            file=_file(),
+            model=_one_cycle(),
+            intent=_RESUME,
+            cause="sched-class-changed",
+            oracle=False,
+        ),
+        Fires(
             name="one scheduler, now two",
             file=_file(_STEP),
             model=_model(_STEPS, _STEPS),
@@ -113,6 +139,12 @@ class SchedulerDiffers(Rule):
             name="an older torch wrote entries that are gone",
             file=_file({**_STEP, "verbose": False}),
             model=_model(_STEPS),
+            intent=_RESUME,
+        ),
+        Silent(
+            name="OneCycleLR as it was",
+            file=_file({"total_steps": 20, **_BASE}, max_lr=0.1, min_lr=0.001),
+            model=_one_cycle(),
             intent=_RESUME,
         ),
         Silent(name="a place in a schedule, and no settings", file=_file(_BASE), model=_model(_COSINE), intent=_RESUME),
@@ -139,6 +171,10 @@ class SchedulerDiffers(Rule):
         if facts.intent.call is not IntentCall.RESUME or training is None or training.unknown:
             return
         saved, specs = saved_schedulers(facts.lightning), training.schedulers
+        gone = lacking(facts.lightning, training)
+        if gone is not None:
+            yield self._gone(facts, gone, other=bool(saved))
+            return
         if not saved or not specs:
             return
         torch = facts.environment.torch if facts.environment_known else None
@@ -163,6 +199,31 @@ class SchedulerDiffers(Rule):
                 subjects=["lr_schedulers"],
                 wrong=True,
             )
+
+    def _gone(self, facts: Facts, gone: Lacking, *, other: bool) -> Finding:
+        message = f"{gone.name} looks up {gone.first} in the optimizer's groups, and those of the file have none"
+        anew = (SetEntry(("lr_schedulers",), []),) if other else ()
+        return self.finding(
+            message,
+            cause="sched-class-changed",
+            severity=Severity.ERROR,
+            evidence=[Evidence("the file's groups lack", ", ".join(gone.names))],
+            context=[
+                "Its constructor puts them there, before the optimizer's state is restored, which takes them away again."
+            ],
+            fixes=[
+                Fix(
+                    title="Put the values of the code into the optimizer's groups; the schedule begins anew:",
+                    kind=FixKind.FILE,
+                    applicability=Applicability.MANUAL,
+                    edits=(*gone.edits, *anew),
+                    allow="begin-schedule",
+                    note="Weights, moments, epoch and step are those of the file.",
+                )
+            ],
+            subjects=["optimizer_states"],
+            predicts=Prediction(Stage.RESTORE, facts.call_name, "KeyError", repr(gone.first)),
+        )
 
     def _class(self, facts: Facts, found: list[Pairing]) -> Finding:
         first = next((p for p in found if p.raises is not None), found[0])
