@@ -85,7 +85,8 @@ def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
         if isinstance(e, SetEntry) and len(e.path) > 1 and e.path[0] in ("optimizer_states", "lr_schedulers")
     ]
     without_schedulers = any(isinstance(e, SetEntry) and e.path == ("lr_schedulers",) for e in others)
-    kept = [e for e in by_group if e.path[0] == "optimizer_states" or not without_schedulers] if arrangement else []
+    stays = bool(arrangement) or len(others) == len(made.edits)
+    kept = [e for e in by_group if e.path[0] == "optimizer_states" or not without_schedulers] if stays else []
     made = replace(made, edits=(*(e for e in others if e not in by_group), *arrangement, *kept))
     if arrangement:
         return made
