@@ -194,3 +194,17 @@ trained.ckpt: written, 1 change, proved
         "relight: cannot repair injected.ckpt: not in place: what is to go would stay in the file: a repair for safety's "
         "sake is a new file. -o writes a new file\n"
     )
+
+
+def test_names_that_the_user_tells(relight, demo):
+    asked = ("fix", "trained.ckpt", "--target", "renamed.spec.json")
+    assert "head  -> classifier  (2 tensors)" in relight.says(*asked, "--rename", "head.*=classifier", "-o", "x.ckpt")
+    for told, said in {
+        "head": "'head' is not OLD=NEW",
+        "heads=classifier": "the checkpoint has no heads; did you mean head?",
+        "head=clasifier": "the model has no clasifier.weight; did you mean classifier?",
+    }.items():
+        assert said in " ".join(relight.refuses(*asked, "--rename", told).split())
+    said = relight.refuses("fix", "trained.ckpt", "--rename", "head=classifier")
+    assert said == "relight: --rename gives tensors the names of a model\nName the model with --target.\n"
+    assert sorted(p.name for p in demo.glob("*.fixed*")) == []

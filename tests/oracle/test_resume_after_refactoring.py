@@ -114,3 +114,21 @@ def test_a_folder_of_shards_as_one_file_into_a_renamed_model(corpus, tmp_path):
         del sys.modules["renamed"]
     then = train(model_named("models:PlainMLP")(), tmp_path / "one.ckpt", tmp_path)
     assert (after.at, after.losses) == (then.at, then.losses)
+
+
+def test_a_guess_that_is_right_takes_the_states_along(corpus, tmp_path, monkeypatch):
+    """The same two branches under new names, in the order of then: what is assumed is said, and holds."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "guessed.py").write_text(
+        "import scenario_models\nimport torch\n\n\nclass Model(scenario_models.TwoBranch):\n    def __init__(self, **how):\n"
+        "        super().__init__(**how)\n        self.branch_a, self.branch_b = self.left, self.right\n"
+        "        del self.left, self.right\n\n    def forward(self, x):\n"
+        "        return self.fuse(torch.cat([torch.relu(self.branch_a(x)), torch.tanh(self.branch_b(x))], 1))\n"
+    )
+    file, _ = asked("two_branches_reordered")
+    receipt = relight.fix(file, "copy.ckpt", target="guessed.py:Model", intent="resume", allow=["guessed-names"])
+    assert (receipt.left, receipt.verdict, receipt.proved) == ((), "loads", False)
+    after = train(model_named("guessed:Model")(), tmp_path / "copy.ckpt", tmp_path)
+    del sys.modules["guessed"]
+    then = train(model_named("scenario_models:TwoBranch")(), file, tmp_path)
+    assert (after.at, after.losses) == (then.at, pytest.approx(then.losses, rel=1e-5))
