@@ -164,7 +164,7 @@ gpu.ckpt: loads into Trained (models.py)
 
 def test_check_resume(relight):
     assert relight.says("check", "trained.ckpt", "--target", "trained.spec.json", "--for", "resume") == snapshot("""\
-trained.ckpt: may load into Trained (models.py); not everything could be checked
+trained.ckpt: may resume into Trained (models.py); not everything could be checked
   Not known: the optimizers are not compared: this answer is about weights,
   epoch and step.
   Not visible in this file (no manifest): activations, dropout, forward.

@@ -65,3 +65,28 @@ def test_one_call_passes_all_of_them(checkpoint, tmp_path, source, rule, passed)
     named = space["Net"].load_from_checkpoint("named.ckpt")
     assert named.drop.p == 0.4
     assert torch.equal(named.fc.weight, checkpoint.fc.weight)
+
+
+def test_a_resume_is_of_a_model_whose_arguments_nobody_told(checkpoint, tmp_path):
+    trained = """
+    def configure_optimizers(self):
+        import torch
+        return torch.optim.Adam(self.parameters())
+    """
+    (tmp_path / "models.py").write_text(DEFAULTS + trained)
+    import torch
+
+    optimizer = torch.optim.Adam(checkpoint.parameters())
+    checkpoint.head(checkpoint.fc(torch.ones(1, 4))).sum().backward()
+    optimizer.step()
+    state = torch.load("model.ckpt", weights_only=True)
+    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": 1, "completed": 1}}}}
+    resumed = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [], "epoch": 0, "global_step": 1}
+    torch.save({**state, **resumed, "loops": loops, "callbacks": {}}, "model.ckpt")
+    report = relight.check("model.ckpt", target="models.py:Net", intent="resume")
+    # Where the training stood is another question: no Trainer wrote this file.
+    assert [f.name for f in report.findings if f.code not in ("RL602", "RL603")] == []
+    assert "--init width=16" in report.unknown[0]
+    report = relight.check("model.ckpt", target="models.py:Net", intent="resume", init={"width": 16})
+    assert "optimizer-differs" not in [f.name for f in report.findings]
+    assert not any("--init" in u for u in report.unknown)

@@ -200,6 +200,8 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
         elif target.spec is not None and checkpoint.readable:
             if checkpoint.state_dict_path is not None:
                 out.extend(facts.keys.uncertain)
+                if not facts.constructs:
+                    out.extend(_other_defaults(facts))
                 if facts.other_arguments:
                     names = ", ".join(facts.other_arguments)
                     out.append(
@@ -227,6 +229,18 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
         elif training.unknown:
             out.append(f"the optimizers are not compared: {training.unknown}")
     return list(dict.fromkeys(s for s in out if s))
+
+
+def _other_defaults(facts: Facts) -> list[str]:
+    """The user's own model may have other arguments than the one that was built: shapes show that it has."""
+    shown = facts.attribution.of("argument")
+    if not shown or facts.arguments is None:
+        return []
+    values = dict(facts.arguments.dropped)
+    renamed = {old: facts.arguments.renamed[old] for e in shown for old in e.about["dropped"]}
+    built = ", ".join(f"{p.name}={p.default}" for p in renamed.values())
+    passed = " ".join(f"--init {p.name}={values[old]}" for old, p in renamed.items())
+    return [f"the model was built with {built}, which has other shapes than the file; {passed} compares with those"]
 
 
 def _unproved(facts: Facts) -> list[str]:

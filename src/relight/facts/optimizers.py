@@ -89,7 +89,7 @@ class Arrangement:
         left: Parameters of the file whose state nobody takes.
         raises: Exception and text of its message where groups or their sizes are others, or where a class finds no state
             of its own; empty where a resume goes on silently.
-        names_first: Whether it is refused only because names of tensors differ, too.
+        names_first: Whether it is refused only because names or sizes of tensors differ, too.
         options: What sets the options of groups that are others than those of the file.
         waits: Whether it rests on tensors that are still to be mended: parameters of another size in the file, or
             tensors of the file that the model has no more and that nobody has left out yet.
@@ -236,15 +236,19 @@ def arrange(
     ):
         out.refused = "which tensors of the file some parameters are is still open"
         out.names_first = True
-    out.waits = bool(out.refused) or _unsettled(checkpoint, spec, edits, origin, out)
+    resized, gone = _unsettled(checkpoint, spec, edits, origin, out)
+    if out.kind in ("sizes", "order", "shapes") and not out.refused and resized:
+        out.refused = f"{min(resized)} has another size"
+        out.names_first = True
+    out.waits = bool(out.refused) or bool(resized or gone)
     out.edits = () if out.refused else (*made, *out.options)
     return out
 
 
 def _unsettled(
     checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit], origin: Mapping[str, _Origin], found: Arrangement
-) -> bool:
-    """Whether a state would be lost whose tensor is still in the file as it was, and does not load as it is."""
+) -> tuple[set[str], set[str]]:
+    """Tensors of the file that do not load as they are, and whose states would be lost: of another size, of no name."""
     settled: set[str] = set()
     for edit in edits:
         if isinstance(edit, DropKeys):
@@ -259,7 +263,7 @@ def _unsettled(
     wanted = {p.key for p in spec.params}
     resized = {k for k in found.without if k in here and k not in origin and k not in settled}
     gone = {k for k in found.left if k not in wanted and k not in settled}
-    return bool(resized or gone)
+    return resized, gone
 
 
 def _open(

@@ -96,7 +96,8 @@ def _answer(report: Report) -> str:
         return "the file is sound. Not compared with a model yet."
     if not report.target.get("built"):
         return f"the file is sound; {into} could not be built"
-    return f"may load into {into}; not everything could be checked"
+    verb = "resume" if report.intent == "resume" else "load"
+    return f"may {verb} into {into}; not everything could be checked"
 
 
 def _into(report: Report) -> str:

@@ -113,3 +113,9 @@ def test_states_wait_for_tensors_that_nobody_has_settled(tmp_path):
     assert arrange(checkpoint, spec(fewer, fewer), ()).waits
     assert not arrange(checkpoint, spec(fewer, fewer), (DropKeys(("b",)),)).waits
     assert not arrange(checkpoint, spec(THREE, ["a", "c"]), ()).waits  # it is frozen, and still there
+
+
+def test_a_tensor_of_another_size_keeps_its_state_until_that_is_settled(tmp_path):
+    now = {"a": (2, 3), "b": (7,), "c": (2, 3)}
+    found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
+    assert (found.names_first, found.edits) == (True, ()), "the shapes are what is wrong, and nothing moves"
