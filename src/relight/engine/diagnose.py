@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from relight.engine.notes import notes
 from relight.engine.summary import summary
 from relight.facts.describe import some
 from relight.facts.facts import Facts
-from relight.facts.question import literal
+from relight.facts.question import literal, passed
 from relight.facts.repairable import repairable
 from relight.facts.safety import safety
 from relight.rulekit.rule import Rule
@@ -239,8 +240,8 @@ def _other_defaults(facts: Facts) -> list[str]:
     values = dict(facts.arguments.dropped)
     renamed = {old: facts.arguments.renamed[old] for e in shown for old in e.about["dropped"]}
     built = ", ".join(f"{p.name}={p.default}" for p in renamed.values())
-    passed = " ".join(f"--init {p.name}={values[old]}" for old, p in renamed.items())
-    return [f"the model was built with {built}, which has other shapes than the file; {passed} compares with those"]
+    command = shlex.join(part for old, p in renamed.items() for part in passed(p.name, values[old]))
+    return [f"the model was built with {built}, which has other shapes than the file; {command} compares with those"]
 
 
 def _unproved(facts: Facts) -> list[str]:

@@ -11,6 +11,11 @@ from relight.core.target import Intent, IntentCall
 LEFT_OUT = object()
 
 
+def passed(name: str, value: object) -> list[str]:
+    """An argument of a constructor as the command line takes it."""
+    return ["--init", f"{name}={value}" if isinstance(value, str) else f"{name}={value!r}"]
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """What the repository of the target's source has that is newer than the file.
@@ -80,7 +85,7 @@ class Question:
         if self.hparams_file is not None:
             out += ["--hparams-file", self.hparams_file]
         for name, value in self.init.items():
-            out += ["--init", f"{name}={value}" if isinstance(value, str) else f"{name}={value!r}"]
+            out += passed(name, value)
         return out
 
     def load_call(self, path: str | None = None, /, **changes: object) -> str:
