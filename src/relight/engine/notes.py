@@ -10,7 +10,7 @@ from relight.core.target import IntentCall
 from relight.facts import conversions
 from relight.facts.describe import counted, some, tensors
 from relight.facts.facts import Facts
-from relight.facts.optimizers import saved_optimizers
+from relight.facts.overwritten import overwritten
 from relight.facts.schedulers import kinds, other_values, saved_schedulers
 from relight.facts.versions import at_least, release
 
@@ -84,14 +84,14 @@ def _optimizers(facts: Facts) -> Iterator[str]:
         yield from _schedulers(facts)
         if facts.states.kind:
             return
-        for mine, theirs in zip(saved_optimizers(facts.lightning) or (), training.optimizers, strict=False):
-            for name, saved in mine.values.items():
-                now = [g.options.get(name) for g in theirs.groups]
-                if len(now) == len(saved) and list(saved) != now and None not in now:
-                    text = f"{name} is that of the file, {_values(saved)}, not that of configure_optimizers, {_values(now)}"
-                    if all(isinstance(v, (int, float)) for v in saved):
-                        text += f": relight fix --for resume --set optimizer.{name}=... decides otherwise"
-                    yield f"{text}."
+        for one in overwritten(facts.lightning, training):
+            if one.shown:
+                continue  # a finding says it
+            text = f"{one.name} is that of the file, {_values(one.saved)}, not that of configure_optimizers, "
+            text += _values(one.now)
+            if all(isinstance(v, (int, float)) for v in one.saved):
+                text += f": relight fix --for resume --set optimizer.{one.name}=... decides otherwise"
+            yield f"{text}."
         return
     seen: set[str] = set()
     mine_count = 0
