@@ -636,6 +636,7 @@ def fix(
         reason = "" if prove != "read" else "--prove read"
         if not reason and os.path.getsize(written.path) > _LOADED_UNASKED and prove != "bytes":
             reason = "it is large; --prove bytes loads it all the same"
+        reason = reason or _elsewhere(environment)
         after, built = ask(written.path, really=None if reason else written.path)
         loaded = None if built is None else built.loaded
         reason = reason or proof.worth_loading(after)
@@ -1808,12 +1809,38 @@ def _planned(
     from relight.repair import planner
     from relight.repair.rewriter import digest_of
 
+    if intent == "resume":
+        _need_loops(report)
     made = planner.plan(report, digest_of(path), allow)
     if intent == "resume":
         made = planner.with_states(made, _arrangement(path, target, made, allow))
     if keep or options:
         made = planner.with_wishes(made, _wishes(path, report, intent, keep, options))
     return made
+
+
+def _elsewhere(environment: object) -> str:
+    """Why loading it here would tell nothing: it is for other versions; empty where it is for those here."""
+    from relight.reader import installed
+
+    if not isinstance(environment, dict) or "packages" in environment:
+        return ""
+    here = installed.current_environment()
+    for name, label in (("lightning", "Lightning"), ("pytorch-lightning", "Lightning"), ("torch", "torch")):
+        wanted, found = environment.get(name), here.torch if name == "torch" else here.lightning
+        if wanted is not None and found is not None and wanted != found:
+            return f"it is for {label} {wanted}, and {found} is here"
+    return ""
+
+
+def _need_loops(report: Report) -> None:
+    """Refuse versions that keep no loops: what they resume is not what is written here."""
+    from relight.core.errors import UsageError
+    from relight.facts.versions import at_least
+
+    version = report.environment.get("lightning")
+    if isinstance(version, str) and at_least(version, "1.6") is False:
+        raise UsageError(f"copies to resume are written for Lightning 1.6 and newer, not for {version}")
 
 
 def _arrangement(path: str, target: Target | None, made: Plan, allow: Sequence[str]) -> list[ArrangeOptimizer]:

@@ -135,9 +135,13 @@ def command(
         "options": options.parse_values(values, "--set"),
     }
     if plan_only:
+        if plan_file is not None:
+            raise click.UsageError("--plan-only makes a plan, and --plan carries one out")
         made = api.plan_of(path, allow=allow, **wishes, **settings)
         options.emit(options.as_json(made.to_dict()) if format_ == "json" else fix_text.plan(made, style), None)
         return 0 if made.edits else EXIT_FINDINGS
+    if plan_file is not None and allow:
+        raise click.UsageError("--plan says what is allowed already; leave --allow out")
     given = None if plan_file is None else _read(plan_file)
     if output is None and not in_place:
         output = Question(path=path).fixed_path()

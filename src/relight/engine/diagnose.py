@@ -29,6 +29,7 @@ from relight.facts.facts import Facts
 from relight.facts.question import literal, passed
 from relight.facts.repairable import repairable
 from relight.facts.safety import safety
+from relight.facts.versions import at_least
 from relight.rulekit.rule import Rule
 
 
@@ -223,6 +224,10 @@ def _unknown(facts: Facts, gate: Finding | None) -> list[str]:
             out.append("whether there will be memory enough")
     elif facts.has_target:
         out.append("the environment is not known")
+    if facts.intent.call is IntentCall.RESUME and facts.environment_known:
+        version = facts.environment.lightning
+        if at_least(version, "1.6") is False:
+            out.append(f"where Lightning {version} resumes is not known: before 1.6 it kept no loops")
     if facts.intent.call is IntentCall.RESUME and checkpoint.readable and facts.has_target:
         training = None if facts.resolved_target.spec is None else facts.spec.training
         if training is None:

@@ -115,6 +115,22 @@ def changed(view: LightningView, specs: Sequence[SchedulerSpec], torch: str | No
     return out
 
 
+def begun(view: LightningView) -> tuple[SetEntry, ...]:
+    """What gives the optimizers' groups the learning rate that schedulers began with, where they have brought it elsewhere.
+
+    A scheduler that begins anew multiplies what it finds in the groups, and a resume puts that of the file there.
+    """
+    states = view.get("optimizer_states")
+    out = []
+    for i, state in enumerate(states.items if isinstance(states, ListNode) else ()):
+        groups = mapping_get(state, "param_groups")
+        for g, group in enumerate(groups.items if isinstance(groups, ListNode) else ()):
+            first = mapping_get(group, "initial_lr")
+            if isinstance(first, (int, float)) and mapping_get(group, "lr") != first:
+                out.append(SetEntry(("optimizer_states", str(i), "param_groups", str(g), "lr"), first))
+    return tuple(out)
+
+
 def lacking(view: LightningView, training: TrainingSpec) -> Lacking | None:
     """Entries of the optimizers' groups that a scheduler of today looks up, where a resume takes them away.
 
@@ -138,7 +154,7 @@ def lacking(view: LightningView, training: TrainingSpec) -> Lacking | None:
             continue
         for g, (group, now) in enumerate(zip(listed, optimizer.groups, strict=True)):
             place = ("optimizer_states", str(i), "param_groups", str(g))
-            for name in sorted(OF_GROUPS & now.options.keys()):
+            for name in sorted((OF_GROUPS | {"lr"}) & now.options.keys()):
                 if not mapping_has(group, name):
                     gone.add(name)
                 if mapping_get(group, name) != now.options[name]:  # initial_lr may be that of another schedule

@@ -9,9 +9,11 @@ from relight.core.errors import UsageError
 from relight.core.objects import ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.facts.lightning import LightningView
 from relight.facts.resume import RENAMED, Point, fit_loop, written_by
-from relight.facts.schedulers import saved_schedulers, settings
+from relight.facts.schedulers import begun, saved_schedulers, settings
 from relight.facts.versions import at_least
 
+# Source: torch 2.13, torch/optim: what the constructors refuse.
+_NOT_NEGATIVE = frozenset({"lr", "weight_decay", "eps", "momentum"})
 PARTS = ("weights", "optimizer", "loops", "callbacks", "schedulers")
 
 
@@ -32,6 +34,13 @@ def keep(view: LightningView, parts: Sequence[str], lightning: str | None) -> li
     if "weights" not in parts:
         raise UsageError("a resume restores the weights in any case", f"--keep weights,{','.join(parts)}")
     edits: list[Edit] = []
+    if "schedulers" in parts and "optimizer" not in parts and saved_schedulers(view):
+        raise UsageError(
+            "schedulers go on from the learning rates in the optimizer's state",
+            "Keep optimizer as well, or leave schedulers out.",
+        )
+    if "schedulers" not in parts and "optimizer" in parts:
+        edits += begun(view)
     for part, key in (("optimizer", "optimizer_states"), ("schedulers", "lr_schedulers")):
         # Lightning asks for the entries, and takes empty ones.
         if part not in parts and _length(view.get(key)) != 0:
@@ -66,6 +75,8 @@ def options(view: LightningView, values: Mapping[str, object]) -> list[Edit]:
             )
         if not isinstance(value, (int, float)):
             raise UsageError(f"--set {name}: {value!r} is no number and no truth value")
+        if option in _NOT_NEGATIVE and value < 0:
+            raise UsageError(f"--set {name}: {value!r} is negative, which no optimizer of torch takes")
         if owner == "scheduler":
             edits += _settings(view, name, option, value)
             continue

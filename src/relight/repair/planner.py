@@ -246,6 +246,15 @@ class _Composed:
                 keep=known.keep or edit.keep,
             )
 
+    def _outermost(self) -> list[SetEntry | DropEntry | MoveEntry]:
+        """Changes of entries, without those inside of an entry that is replaced or left out as a whole."""
+        whole = {place for place, edit in self.entries.items() if not isinstance(edit, MoveEntry)}
+        return [
+            edit
+            for place, edit in self.entries.items()
+            if isinstance(edit, MoveEntry) or not any(place[:n] in whole for n in range(1, len(place)))
+        ]
+
     def edits(self) -> tuple[Edit, ...]:
         """All of them, what concerns most first."""
         out: list[Edit | None] = [
@@ -256,7 +265,7 @@ class _Composed:
             DropKeys(tuple(self.dropped)) if self.dropped else None,
             *self.optimizers.values(),
             # What moves first: entries that are set may stand in what it makes.
-            *sorted(self.entries.values(), key=lambda e: not isinstance(e, MoveEntry)),
+            *sorted(self._outermost(), key=lambda e: not isinstance(e, MoveEntry)),
             *self.wraps.values(),
             *self.names.values(),
             self.device,

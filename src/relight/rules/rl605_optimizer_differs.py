@@ -11,6 +11,7 @@ from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, Tr
 from relight.facts.describe import listed, some
 from relight.facts.facts import Facts
 from relight.facts.optimizers import Arrangement, saved_optimizers
+from relight.facts.schedulers import saved_schedulers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
 
 _RESUME = Intent(call=IntentCall.RESUME)
@@ -196,7 +197,7 @@ class OptimizerDiffers(Rule):
             confidence=Confidence.CERTAIN if found.kind in ("sizes", "groups") else Confidence.LIKELY,
             evidence=evidence,
             context=context,
-            fixes=_fixes(found),
+            fixes=_fixes(facts, found),
             subjects=[f"optimizer_states[{found.at}]"],
             predicts=predicts,
             wrong=predicts is None,
@@ -228,7 +229,7 @@ def _told(facts: Facts, found: Arrangement, name: str) -> tuple[str, str, Predic
     return message, cause, raises
 
 
-def _fixes(found: Arrangement) -> list[Fix]:
+def _fixes(facts: Facts, found: Arrangement) -> list[Fix]:
     fixes = []
     if found.edits:
         note = None
@@ -253,6 +254,7 @@ def _fixes(found: Arrangement) -> list[Fix]:
                 note=note,
             )
         )
+    scheduled = bool(saved_schedulers(facts.lightning))
     fixes.append(
         Fix(
             title="Or start the optimizer anew, with weights, epoch and step of the file:"
@@ -260,9 +262,11 @@ def _fixes(found: Arrangement) -> list[Fix]:
             else "Start the optimizer anew, with weights, epoch and step of the file:",
             kind=FixKind.FILE,
             applicability=Applicability.UNSAFE,
-            edits=(SetEntry(("optimizer_states",), []),),
+            edits=(SetEntry(("optimizer_states",), []), *((SetEntry(("lr_schedulers",), []),) if scheduled else ())),
             allow="drop-optimizer-states",
-            note="Its moments are lost.",
+            note="Its moments are lost, and schedules begin anew: they go on from its learning rate."
+            if scheduled
+            else "Its moments are lost.",
         )
     )
     return fixes

@@ -9,7 +9,7 @@ from relight.core.finding import Applicability, Confidence, Evidence, Finding, F
 from relight.core.target import GroupSpec, Intent, IntentCall, OptimizerSpec, SchedulerSpec, TrainingSpec
 from relight.facts.describe import counted, listed
 from relight.facts.facts import Facts
-from relight.facts.schedulers import Lacking, Pairing, changed, kinds, lacking, saved_schedulers
+from relight.facts.schedulers import Lacking, Pairing, begun, changed, kinds, lacking, saved_schedulers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent
 
 _RESUME = Intent(call=IntentCall.RESUME)
@@ -195,7 +195,7 @@ class SchedulerDiffers(Rule):
                     Evidence("configure_optimizers", ", ".join(s.class_path.rpartition(".")[2] for s in specs)),
                 ],
                 context=["Lightning pairs them by position, and says nothing."],
-                fixes=[_anew()],
+                fixes=[_anew(facts)],
                 subjects=["lr_schedulers"],
                 wrong=True,
             )
@@ -253,7 +253,7 @@ class SchedulerDiffers(Rule):
                     note=f"The learning rate goes on from where {was} had brought it.",
                 )
             )
-        fixes.append(_anew(alone=not fixes))
+        fixes.append(_anew(facts, alone=not fixes))
         return self.finding(
             f"the scheduler's state in the file is that of {was}, not of {first.now}",
             cause="sched-class-changed" if predicts is not None else "silent-scheduler-mix",
@@ -275,12 +275,12 @@ class SchedulerDiffers(Rule):
         )
 
 
-def _anew(*, alone: bool = True) -> Fix:
+def _anew(facts: Facts, *, alone: bool = True) -> Fix:
     return Fix(
         title=f"{'L' if alone else 'Or l'}eave their states out: the schedulers begin anew, the optimizer goes on:",
         kind=FixKind.FILE,
         applicability=Applicability.UNSAFE,
-        edits=(SetEntry(("lr_schedulers",), []),),
+        edits=(SetEntry(("lr_schedulers",), []), *begun(facts.lightning)),
         allow="drop-scheduler-states",
-        note="The learning rate is that of the optimizer's state in the file until a scheduler sets it.",
+        note="The learning rate is the one that the schedule began with.",
     )

@@ -52,6 +52,8 @@ def test_what_is_not_kept_begins_anew(tmp_path):
         ({"options": {"scheduler.step_size": 3}}, "the scheduler in the file has no step_size"),
         ({"options": {"scheduler.total_steps": 3}}, "what follows from it is in the file as well"),
         ({"options": {"optimizer.lr": "high"}}, "no number"),
+        ({"keep": ["weights", "schedulers"]}, "learning rates in the optimizer's state"),
+        ({"options": {"optimizer.lr": -1}}, "negative"),
         ({"keep": ["weights"], "options": {"optimizer.lr": 0.1}}, "contradict"),
     ],
 )
@@ -64,3 +66,26 @@ def test_what_makes_no_sense_is_refused(tmp_path, wishes, said):
 def test_they_are_for_a_resume_only(tmp_path):
     with pytest.raises(UsageError, match="for a resume"):
         relight.fix(FULL, tmp_path / "copy.ckpt", options={"optimizer.lr": 0.1})
+
+
+STEPS = FULL.with_name("full_step.ckpt")
+
+
+def test_a_schedule_that_begins_anew_begins_with_its_first_learning_rate(tmp_path):
+    before = LightningView(relight.inspect(STEPS))
+    first = mapping_get(group(before), "initial_lr")
+    assert mapping_get(group(before), "lr") != first
+    relight.fix(STEPS, tmp_path / "c.ckpt", intent="resume", environment=HERE, keep=["weights", "optimizer", "loops"])
+    assert mapping_get(group(LightningView(relight.inspect(tmp_path / "c.ckpt"))), "lr") == first
+    copy = tmp_path / "d.ckpt"
+    relight.fix(
+        STEPS, copy, intent="resume", environment=HERE, keep=["weights", "optimizer"], options={"optimizer.lr": 0.5}
+    )
+    assert mapping_get(group(LightningView(relight.inspect(copy))), "lr") == 0.5
+
+
+def test_copies_are_not_written_for_versions_that_keep_no_loops(tmp_path):
+    with pytest.raises(UsageError, match="and newer, not for 1"):
+        relight.fix(FULL, tmp_path / "c.ckpt", intent="resume", environment={"lightning": "1.5.10"})
+    report = relight.check(FULL, intent="resume", environment={"lightning": "1.5.10", "torch": "1.10.2"})
+    assert any("before 1.6" in u for u in report.unknown)
