@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from relight.core.checkpoint import Checkpoint, TensorEntry
     from relight.core.conversion import Conversion
-    from relight.core.edits import ArrangeOptimizer, Edit, LoadReport, Plan, Receipt, SetEntry, Written
+    from relight.core.edits import ArrangeOptimizer, Edit, LoadReport, OrderKeys, Plan, Receipt, SetEntry, Written
     from relight.core.safety import Safety
     from relight.core.target import BuildFailure, Environment, IntentCall, ModelSpec, Target
     from relight.engine.choice import Choice
@@ -1843,9 +1843,11 @@ def _need_loops(report: Report) -> None:
         raise UsageError(f"copies to resume are written for Lightning 1.6 and newer, not for {version}")
 
 
-def _arrangement(path: str, target: Target | None, made: Plan, allow: Sequence[str]) -> list[ArrangeOptimizer]:
+def _arrangement(
+    path: str, target: Target | None, made: Plan, allow: Sequence[str]
+) -> list[ArrangeOptimizer | OrderKeys]:
     """What gives each state of an optimizer to its parameter, as the other edits of a plan name and make parameters."""
-    from relight.core.edits import ArrangeOptimizer
+    from relight.core.edits import ArrangeOptimizer, OrderKeys
     from relight.facts import optimizers
     from relight.facts.manifest import manifest_of
     from relight.reader import open_checkpoint
@@ -1858,7 +1860,7 @@ def _arrangement(path: str, target: Target | None, made: Plan, allow: Sequence[s
     found = optimizers.arrange(checkpoint, target.spec, made.edits, optimizers.told_by(manifest_of(checkpoint)))
     if found.waits or (found.options_asked and "regroup-optimizer" not in allow):
         return []
-    return [e for e in found.edits if isinstance(e, ArrangeOptimizer)]
+    return [e for e in found.edits if isinstance(e, (ArrangeOptimizer, OrderKeys))]
 
 
 def _wishes(

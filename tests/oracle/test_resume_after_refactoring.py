@@ -132,3 +132,73 @@ def test_a_guess_that_is_right_takes_the_states_along(corpus, tmp_path, monkeypa
     del sys.modules["guessed"]
     then = train(model_named("scenario_models:TwoBranch")(), file, tmp_path)
     assert (after.at, after.losses) == (then.at, pytest.approx(then.losses, rel=1e-5))
+
+
+EQUAL = """
+import pytorch_lightning as pl
+import torch
+
+
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+{layers}
+
+    def training_step(self, batch, index):
+        for layer in ({used}):
+            batch = torch.tanh(layer(batch))
+        return batch.pow(2).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+"""
+
+
+@pytest.mark.parametrize("manifest", [False, True])
+def test_equal_layers_of_which_one_moved(tmp_path, monkeypatch, manifest):
+    """Shapes tell nothing: the copy is in the order of the model, and nobody finds its states wrong afterwards.
+
+    Without a manifest another layer was wrapped as well. With one, it is the manifest that tells which state is whose,
+    and that must not be what was so before.
+    """
+    import pytorch_lightning as pl
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the file changes within a second
+    monkeypatch.chdir(tmp_path)
+    names = {n: n for n in ("stem", "mid", "out", "neck")} | ({} if manifest else {"out": "wrapped.out"})
+    lines = {n: f"        self.{names[n]} = torch.nn.Linear(4, 4)" for n in names}
+    wrapper = [] if manifest else ["        self.wrapped = torch.nn.Module()"]
+    before = [line.replace("wrapped.", "") for line in lines.values()]
+    after = [lines["stem"], lines["neck"], lines["mid"], *wrapper, lines["out"]]
+
+    def model(layers, used):
+        text = EQUAL.format(layers="\n".join(layers), used=", ".join(f"self.{n}" for n in used))
+        Path("equal.py").write_text(text)
+        monkeypatch.setitem(sys.modules, "equal", None)  # and is none when all is over
+        del sys.modules["equal"]
+        return model_named("equal:Model")()
+
+    old = model(before, names)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    callbacks = [relight.CheckpointManifest()] if manifest else []
+    trainer = pl.Trainer(max_epochs=1, enable_checkpointing=False, callbacks=callbacks, **quiet)
+    trainer.fit(old, torch.utils.data.DataLoader(torch.randn(6, 4), batch_size=2))
+    trainer.save_checkpoint("model.ckpt")
+
+    new = model(after, names.values())
+    receipt = relight.fix("model.ckpt", "copy.ckpt", target="equal.py:Model", intent="resume", prove="read")
+    assert (receipt.left, receipt.new, receipt.verdict) == ((), (), "loads")
+    copy = torch.load("copy.ckpt", weights_only=True)
+    assert list(copy["state_dict"]) == list(new.state_dict())
+    assert ("relight_manifest" in copy) is manifest
+    new.load_state_dict(copy["state_dict"])
+    optimizer = new.configure_optimizers()
+    optimizer.load_state_dict(copy["optimizer_states"][0])
+    then, now = trainer.optimizers[0], dict(new.named_parameters())
+    for key, parameter in old.named_parameters():
+        layer, leaf = key.split(".")
+        other = now[f"{names[layer]}.{leaf}"]
+        assert torch.equal(parameter, other)
+        assert all(torch.equal(v, optimizer.state[other][k]) for k, v in then.state[parameter].items())
+        assert then.state[parameter]["exp_avg_sq"].any(), "each has learnt, so that states differ"

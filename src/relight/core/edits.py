@@ -192,9 +192,21 @@ class ArrangeOptimizer:
     options_of: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OrderKeys:
+    """Tensors of the state_dict stand in another order; a load goes by name, and does not notice.
+
+    Attributes:
+        keys: Names after all other edits, in their order. Those that are there take the places that they have together;
+            others stay where they are.
+    """
+
+    keys: tuple[str, ...]
+
+
 Edit: TypeAlias = (
-    "ArrangeOptimizer | RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors | ReplaceGlobal | SetEntry | "
-    "DropEntry | MoveEntry | WrapEntry | SetDevice | MakePlain"
+    "ArrangeOptimizer | OrderKeys | RenameKeys | DropKeys | AddNames | ConvertTensors | ComputeTensors | ReplaceGlobal | "
+    "SetEntry | DropEntry | MoveEntry | WrapEntry | SetDevice | MakePlain"
 )
 
 _KINDS: dict[str, type[Any]] = {
@@ -211,6 +223,7 @@ _KINDS: dict[str, type[Any]] = {
     "set-device": SetDevice,
     "make-plain": MakePlain,
     "arrange-optimizer": ArrangeOptimizer,
+    "order-keys": OrderKeys,
 }
 _NAMES = {cls: kind for kind, cls in _KINDS.items()}
 
@@ -252,7 +265,7 @@ def _check(edit: Edit) -> None:
     good = True
     if isinstance(edit, (RenameKeys, AddNames)):
         good = isinstance(edit.pairs, tuple) and all(texts(p, 2) for p in edit.pairs)
-    elif isinstance(edit, DropKeys):
+    elif isinstance(edit, (DropKeys, OrderKeys)):
         good = texts(edit.keys)
     elif isinstance(edit, ConvertTensors):
         good = isinstance(edit.pairs, tuple) and all(

@@ -12,7 +12,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from relight.core.checkpoint import Checkpoint
-from relight.core.edits import ArrangeOptimizer, ComputeTensors, ConvertTensors, DropKeys, Edit, RenameKeys
+from relight.core.edits import (
+    AddNames,
+    ArrangeOptimizer,
+    ComputeTensors,
+    ConvertTensors,
+    DropKeys,
+    Edit,
+    OrderKeys,
+    RenameKeys,
+)
 from relight.core.manifest import Manifest
 from relight.core.objects import Call, ListNode, Value, mapping_get, mapping_has, mapping_pairs
 from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec
@@ -241,8 +250,42 @@ def arrange(
         out.refused = f"{min(resized)} has another size"
         out.names_first = True
     out.waits = bool(out.refused) or bool(resized or gone)
-    out.edits = () if out.refused else (*made, *out.options)
+    order = _order(checkpoint, spec, edits, origin) if made else []
+    out.edits = () if out.refused else (*made, *order, *out.options)
     return out
+
+
+def _order(checkpoint: Checkpoint, spec: ModelSpec, edits: Sequence[Edit], origin: Mapping[str, _Origin]) -> list[Edit]:
+    """What puts the tensors in the order of the model, where the other edits do not leave them in it.
+
+    Whose states are whose is told by that order when the copy is looked at. A load goes by name.
+    """
+    places = {t.key: i for i, t in enumerate(checkpoint.tensors)}
+    end = len(places)
+    after: dict[str, tuple[int, int]] = {}
+    for edit in edits:
+        if isinstance(edit, ConvertTensors):
+            # Several made of one stand where it stood; further names of one come last.
+            taken = {n for n, sources, op, _ in edit.pairs if op == "copy" and sources == (n,)}
+            for i, (new, sources, op, _) in enumerate(edit.pairs):
+                again = op == "copy" and sources != (new,) and sources[0] in taken
+                taken.update(sources if op == "copy" else ())
+                after[new] = (end if again else places.get(sources[0], end), i)
+        elif isinstance(edit, ComputeTensors):
+            after |= {n: (places.get(s[0] if s else n, end), i) for i, (n, s, *_) in enumerate(edit.tensors)}
+        elif isinstance(edit, AddNames):
+            after |= {new: (end, i) for i, (_, new) in enumerate(edit.pairs)}
+    found: list[tuple[int, int]] = []
+    tied: set[str] = set()
+    for p in spec.params:
+        if p.kind != "parameter" or p.key in tied:
+            continue
+        tied.update(p.tied_with)
+        if p.key in after:
+            found.append(after[p.key])
+        elif p.key in origin:
+            found.append((places[origin[p.key][0][0]], 0))
+    return [] if found == sorted(found) else [OrderKeys(tuple(p.key for p in spec.params if p.persistent))]
 
 
 def _unsettled(

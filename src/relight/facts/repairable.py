@@ -12,6 +12,7 @@ from relight.core.edits import (
     DropKeys,
     Edit,
     MakePlain,
+    OrderKeys,
     RenameKeys,
     SetDevice,
 )
@@ -20,7 +21,7 @@ from relight.core.objects import mapping_pairs
 # What a copy mends by being written, or loses nothing by.
 HARMLESS = frozenset({ProblemKind.COMPRESSED_RECORDS, ProblemKind.BYTES_AFTER})
 WRITABLE = frozenset({Layout.TORCH_ZIP, Layout.TORCH_LEGACY, Layout.SAFETENSORS})
-_KEYS = (RenameKeys, DropKeys, AddNames, ConvertTensors, ComputeTensors)
+_KEYS = (RenameKeys, DropKeys, AddNames, ConvertTensors, ComputeTensors, OrderKeys)
 
 
 def repairable(checkpoint: Checkpoint, edits: Sequence[Edit]) -> bool:

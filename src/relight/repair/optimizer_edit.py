@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from relight.core.edits import ArrangeOptimizer
+from relight.core.manifest import KEY
 from relight.core.objects import Call, DictNode, ListNode, Value, mapping_get, mapping_pairs
 from relight.facts.joined_states import ELEMENTWISE, is_tensor
 
@@ -88,8 +90,24 @@ def arrange(
     old.pairs = new
     if isinstance(old, Call) and old.name != "collections.defaultdict":
         old.args = ()
+    _forget_places(root, edit.optimizer)
     used = {p for g in edit.groups for sources, _, _ in g for p in sources}
     return sum(state is not None and p not in used for p, state in enumerate(at))
+
+
+def _forget_places(root: Value, index: int) -> None:
+    """A manifest says which parameter had which place when the file was saved: that is not so in the copy."""
+    pairs = root.pairs if isinstance(root, (DictNode, Call)) else []
+    for i, (key, text) in enumerate(pairs):
+        if key != KEY or not isinstance(text, str):
+            continue
+        try:
+            manifest = json.loads(text)
+            for group in manifest["training"]["optimizers"][index]["groups"]:
+                group.pop("parameters", None)
+            pairs[i] = (key, json.dumps(manifest, ensure_ascii=True, separators=(",", ":")))
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            continue  # it names no places, or is no manifest
 
 
 def _made(

@@ -16,6 +16,7 @@ from relight.core.edits import (
     Edit,
     MakePlain,
     MoveEntry,
+    OrderKeys,
     Plan,
     RenameKeys,
     ReplaceGlobal,
@@ -73,11 +74,11 @@ def plan(report: Report, digest: str, allow: Collection[str] = ()) -> Plan:
     )
 
 
-def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer]) -> Plan:
+def with_states(made: Plan, arrangement: Sequence[ArrangeOptimizer | OrderKeys]) -> Plan:
     """The plan with the states of optimizers given to the parameters as its other edits name and make them."""
     if any(isinstance(e, SetEntry) and e.path == ("optimizer_states",) for e in made.edits):
         return made  # they are left out on request
-    others = [e for e in made.edits if not isinstance(e, ArrangeOptimizer)]
+    others = [e for e in made.edits if not isinstance(e, (ArrangeOptimizer, OrderKeys))]
     # Options are those of the new groups: they are set once these are there, and go where they do not come.
     by_group = [
         e
@@ -113,7 +114,7 @@ def with_wishes(made: Plan, wishes: Sequence[SetEntry]) -> Plan:
         e
         for e in made.edits
         if not (isinstance(e, SetEntry) and any(e.path[: len(p)] == p for p in places))
-        and not (gone and isinstance(e, ArrangeOptimizer))
+        and not (gone and isinstance(e, (ArrangeOptimizer, OrderKeys)))
     )
     return replace(made, edits=(*kept, *wishes))
 
@@ -156,6 +157,7 @@ class _Composed:
         self.device: SetDevice | None = None
         self.plain: MakePlain | None = None
         self.optimizers: dict[int, ArrangeOptimizer] = {}
+        self.order: OrderKeys | None = None
 
     def add(self, edits: Sequence[Edit]) -> str:
         """Take edits; why not, where they contradict others, and then none of them is taken."""
@@ -206,6 +208,8 @@ class _Composed:
         elif isinstance(edit, ArrangeOptimizer):
             if self.optimizers.get(edit.optimizer, edit) != edit:
                 return f"the states of optimizer {edit.optimizer} are arranged already"
+        elif isinstance(edit, OrderKeys) and self.order not in (None, edit):
+            return "the tensors are put in order already"
         elif isinstance(edit, SetDevice) and self.device not in (None, edit):
             return "the device is set already"
         return ""
@@ -234,6 +238,8 @@ class _Composed:
             self.names[edit.old] = edit
         elif isinstance(edit, ArrangeOptimizer):
             self.optimizers[edit.optimizer] = edit
+        elif isinstance(edit, OrderKeys):
+            self.order = edit
         elif isinstance(edit, SetDevice):
             self.device = edit
         else:
@@ -264,6 +270,7 @@ class _Composed:
             AddNames(tuple(self.added)) if self.added else None,
             DropKeys(tuple(self.dropped)) if self.dropped else None,
             *self.optimizers.values(),
+            self.order,
             # What moves first: entries that are set may stand in what it makes.
             *sorted(self._outermost(), key=lambda e: not isinstance(e, MoveEntry)),
             *self.wraps.values(),

@@ -26,6 +26,7 @@ from relight.core.edits import (
     Edit,
     MakePlain,
     MoveEntry,
+    OrderKeys,
     Plan,
     RenameKeys,
     ReplaceGlobal,
@@ -664,6 +665,8 @@ def words(edits: Sequence[Edit], root: Value = None) -> Iterator[tuple[str, str]
                 f"optimizer_states[{edit.optimizer}]",
                 text + (f"; {_parameters(fresh)} without one" if fresh else ""),
             )
+        elif isinstance(edit, OrderKeys):
+            yield ("the tensors", "in the order in which the model has them")
         elif isinstance(edit, SetDevice):
             yield ("device", f"-> {edit.device}")
 

@@ -19,6 +19,7 @@ from relight.core.edits import (
     Edit,
     MakePlain,
     MoveEntry,
+    OrderKeys,
     Plain,
     RenameKeys,
     ReplaceGlobal,
@@ -83,6 +84,9 @@ def edit_tree(
     keys = [e for e in edits if isinstance(e, (RenameKeys, DropKeys, AddNames, ConvertTensors, ComputeTensors))]
     if keys:
         _edit_keys(root, keys, state_dict, storages, out)
+    for edit in edits:
+        if isinstance(edit, OrderKeys):
+            _order_keys(root, edit, state_dict)
     for edit in edits:
         if isinstance(edit, SetEntry):
             if edit.path[-1:] in (("optimizer_states",), ("lr_schedulers",), ("callbacks",)) and edit.value in ([], {}):
@@ -200,6 +204,16 @@ def _edit_keys(
         out.moved_metadata = _rename_metadata(holder, rename)
     if rename:
         _rename_copies(root, holder, rename, values, storages, out)
+
+
+def _order_keys(root: Value, edit: OrderKeys, path: ObjectPath | None) -> None:
+    pairs = _own_pairs(_mapping_at(root, path))
+    rank = {key: i for i, key in enumerate(edit.keys)}
+    # A key that a pickle sets twice stays in the same order: Python keeps what is last.
+    places = [i for i, (key, _) in enumerate(pairs) if isinstance(key, str) and key in rank]
+    ordered = sorted((pairs[i] for i in places), key=lambda pair: rank[str(pair[0])])
+    for i, pair in zip(places, ordered, strict=True):
+        pairs[i] = pair
 
 
 def _rename_copies(

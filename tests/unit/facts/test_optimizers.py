@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from relight.core.edits import ArrangeOptimizer, ConvertTensors, DropKeys, RenameKeys
+from relight.core.edits import (
+    AddNames,
+    ArrangeOptimizer,
+    ComputeTensors,
+    ConvertTensors,
+    DropKeys,
+    OrderKeys,
+    RenameKeys,
+)
 from relight.core.target import GroupSpec, ModelSpec, OptimizerSpec, ParamSpec, TrainingSpec
 from relight.facts.optimizers import arrange
 from relight.reader import open_checkpoint
@@ -49,7 +57,8 @@ def test_modules_that_changed_places_take_their_states_along(tmp_path):
     found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
     assert found.kind == "order"
     groups = ((((2,), "copy", (2, 3)), ((1,), "copy", (4,)), ((0,), "copy", (2, 3))),)
-    assert found.edits == (ArrangeOptimizer(0, groups),)
+    # A copy is in the order of the model, too: whoever looks at it tells by that which state is whose.
+    assert found.edits == (ArrangeOptimizer(0, groups), OrderKeys(("c", "b", "a")))
 
 
 def test_a_new_parameter_starts_without_and_a_lost_one_is_told(tmp_path):
@@ -119,3 +128,28 @@ def test_a_tensor_of_another_size_keeps_its_state_until_that_is_settled(tmp_path
     now = {"a": (2, 3), "b": (7,), "c": (2, 3)}
     found = arrange(file(tmp_path, THREE, THREE.values()), spec(now, now), ())
     assert (found.names_first, found.edits) == (True, ()), "the shapes are what is wrong, and nothing moves"
+
+
+def ordered(found):
+    return [e.keys for e in found.edits if isinstance(e, OrderKeys)]
+
+
+def test_the_order_of_a_copy_is_changed_only_where_the_other_edits_do_not_leave_that_of_the_model(tmp_path):
+    checkpoint = file(tmp_path, THREE, THREE.values())
+    new = {"a": (2, 3), "new": (2, 3), "b": (4,), "c": (2, 3)}
+    added = (ComputeTensors((("new", (), "uniform:3", (2, 3), "float32"),)),)
+    assert ordered(arrange(checkpoint, spec(new, new), ())) == [], "a layer that stays out of the file is in no order"
+    assert ordered(arrange(checkpoint, spec(new, new), added)) == [tuple(new)], "what is made comes last"
+    last = {**THREE, "new": (2, 3)}
+    assert ordered(arrange(checkpoint, spec(last, last), added)) == []
+    joined = (ConvertTensors((("ac", ("a", "c"), "concat:0", (4, 3)),)),)
+    for now, order in (({"ac": (4, 3), "b": (4,)}, []), ({"b": (4,), "ac": (4, 3)}, [("b", "ac")])):
+        assert ordered(arrange(checkpoint, spec(now, now), joined)) == order
+    for first, second, order in (("p", "q", []), ("q", "p", [("q", "p", "b", "c")])):
+        cut = {first: (1, 3), second: (1, 3), "b": (4,), "c": (2, 3)}
+        pieces = (ConvertTensors((("p", ("a",), "split:0:0:2", (1, 3)), ("q", ("a",), "split:0:1:2", (1, 3)))),)
+        found = arrange(checkpoint, spec(cut, cut), pieces)
+        assert (found.kind, ordered(found)) == ("sizes", order)
+    named = (AddNames((("a", "x"),)),)
+    fewer = {"x": (2, 3), "c": (2, 3)}
+    assert ordered(arrange(checkpoint, spec(fewer, ["c"]), (*named, DropKeys(("b",))))) == [("x", "c")]
