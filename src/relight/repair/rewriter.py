@@ -37,6 +37,7 @@ from relight.core.edits import (
 )
 from relight.core.errors import RepairError
 from relight.core.objects import ListNode, Persistent, Value, mapping_get, nodes
+from relight.facts.describe import counted
 from relight.facts.patterns import ends_cut, folded_pairs
 from relight.facts.repairable import HARMLESS, WRITABLE
 from relight.reader import DEFAULT_LIMITS
@@ -691,8 +692,10 @@ def _loops(edits: Sequence[SetEntry | MoveEntry | DropEntry], verb: str) -> str:
             continue
         state = edit.value.get("fit_loop", edit.value) if isinstance(edit.value, dict) else None
         progress = state.get("epoch_progress") if isinstance(state, dict) else None
-        if isinstance(progress, dict) and isinstance(progress["current"], dict):
-            out.append(f"{verb}: {progress['current']['completed']} epochs finished")
+        current = progress.get("current") if isinstance(progress, dict) else None
+        epochs = current.get("completed") if isinstance(current, dict) else None
+        if isinstance(epochs, int):
+            out.append(f"{verb}: {counted(epochs, 'epoch')} finished")
         elif edit.path[-1] == "completed":
             out.append(
                 f"{edit.value} steps, where {'manual' if 'manual' in edit.path[2] else 'automatic'} optimization counts"

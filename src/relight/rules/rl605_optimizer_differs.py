@@ -14,6 +14,7 @@ from relight.facts.optimizers import Arrangement, saved_optimizers
 from relight.facts.schedulers import saved_schedulers
 from relight.rulekit import File, Fires, Model, Phase, Rule, Silent, Tensor
 
+_SHOWN = 3
 _RESUME = Intent(call=IntentCall.RESUME)
 _ADAM = {"lr": 0.1, "betas": [0.9, 0.99], "eps": 1e-8, "weight_decay": 0.0}
 
@@ -180,9 +181,10 @@ class OptimizerDiffers(Rule):
                 "configure_optimizers", _groups([[len(g.parameters) for g in o.groups] for o in training.optimizers])
             )
         )
-        evidence += [
-            Evidence(f"state of {a}", f"goes to {b}") for a, b in found.moved[:3] if found.kind in ("order", "shapes")
-        ]
+        if found.kind in ("order", "shapes"):
+            evidence += [Evidence(f"state of {a}", f"goes to {b}") for a, b in found.moved[:_SHOWN]]
+            if len(found.moved) > _SHOWN:
+                evidence.append(Evidence("...", f"{len(found.moved) - _SHOWN} more"))
         context = []
         if found.refused:
             context.append(f"{found.refused[0].upper()}{found.refused[1:]}.")
