@@ -94,7 +94,11 @@ class OptionOverwritten(Rule):
             intent=_RESUME,
         ),
         Silent(name="nothing shows what it began with", file=_file(), model=_model(lr=0.1), intent=_RESUME),
-        Silent(name="it is not restored by a load", file=_file({"lr": 0.01}), model=_model(lr=0.0001)),
+        Silent(
+            name="it is not restored by a load",
+            file=_file(lr=0.001, initial_lr=0.01),
+            model=_model(lr=0.002, initial_lr=0.002),
+        ),
         Silent(
             name="states that were left out on purpose",
             file=File(hparams={"lr": 0.01}, extra={**_PLAIN, "optimizer_states": []}),
