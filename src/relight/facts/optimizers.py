@@ -124,23 +124,21 @@ class Arrangement:
 
 def saved_optimizers(view: LightningView) -> list[Saved] | None:
     """The optimizers of a file; None where they are not what torch writes."""
-    states = view.get("optimizer_states")
-    if not isinstance(states, ListNode):
+    every = view.get("optimizer_states")
+    if not isinstance(every, ListNode):
         return None
     out = []
-    for n, state in enumerate(states.items):
+    for n, state in enumerate(every.items):
         groups = mapping_get(state, "param_groups")
         if not isinstance(groups, ListNode):
             return None
-        found = {k: v for k, v in mapping_pairs(mapping_get(state, "state")) or () if isinstance(k, (int, str))}
-        sizes, shapes, names = [], [], []
+        sizes, names = [], []
         plain: dict[str, list[object]] = {}
         for group in groups.items:
             members = mapping_get(group, "params")
             if not isinstance(members, ListNode):
                 return None
             sizes.append(len(members.items))
-            shapes += [_shape_in(found.get(i)) if isinstance(i, (int, str)) else None for i in members.items]
             named = members if _texts(members) else mapping_get(group, "param_names")
             names += [n for n in named.items if isinstance(n, str)] if isinstance(named, ListNode) else []
             for key, value in mapping_pairs(group) or ():
@@ -153,11 +151,12 @@ def saved_optimizers(view: LightningView) -> list[Saved] | None:
         if options & {"max_momentum", "base_momentum"}:  # a scheduler moves these up and down
             plain = {k: v for k, v in plain.items() if k not in ("momentum", "betas")}
         values = {name: tuple(listed) for name, listed in plain.items() if len(listed) == len(sizes)}
-        each = [dict(mapping_pairs(s) or ()) for s in states_at(view, n)]
+        states = states_at(view, n)
+        each = [dict(mapping_pairs(s) or ()) for s in states]
         entries = frozenset(k for e in each for k in e if isinstance(k, str))
         out.append(
             Saved(
-                tuple(sizes), tuple(shapes), whole, frozenset(options), values, entries,
+                tuple(sizes), tuple(_shape_in(s) for s in states), whole, frozenset(options), values, entries,
                 present=tuple(bool(e) for e in each), flat=bool(_FLAT & entries),
                 by_name=bool(whole) and all(_texts(mapping_get(g, "params")) for g in groups.items),
             )
