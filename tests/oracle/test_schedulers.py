@@ -140,3 +140,23 @@ def test_a_schedule_that_looks_things_up_in_the_optimizer(then, tmp_path, monkey
         trainer = fit(net.Net(), tmp_path, 4, "c.ckpt")
         fresh = fit(net.Net(), tmp_path, 1)  # as many steps of the schedule
         assert trainer.optimizers[0].param_groups[0]["lr"] == fresh.optimizers[0].param_groups[0]["lr"]
+
+
+def test_the_learning_rate_of_the_file_wins_and_the_copy_has_that_of_the_code(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with module(tmp_path, "other_rate", STEP) as net:
+        source = (tmp_path / "other_rate.py").read_text().replace("lr=0.1)", "lr=0.4)")
+        (tmp_path / "other_rate.py").write_text(source)
+        exec(source, net.__dict__)
+        report = relight.check(saved, target="other_rate.py:Net", intent="resume")
+        assert [f.name for f in report.findings] == ["option-overwritten"]
+        assert fit(net.Net(), tmp_path, 4, saved).optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 16)
+        relight.fix(saved, "c.ckpt", target="other_rate.py:Net", intent="resume", allow=["options-of-code"])
+        assert fit(net.Net(), tmp_path, 4, "c.ckpt").optimizers[0].param_groups[0]["lr"] == pytest.approx(0.4 / 2)
+
+
+def test_a_schedule_that_is_not_kept_begins_with_its_first_learning_rate(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with module(tmp_path, "anew", STEP) as net:
+        relight.fix(saved, "c.ckpt", target="anew.py:Net", intent="resume", keep=["weights", "optimizer", "loops"])
+        assert fit(net.Net(), tmp_path, 4, "c.ckpt").optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 / 2)
